@@ -1,0 +1,28 @@
+"Packages its_a_match from `settings.ini`; the published tables and the study notebooks travel inside."
+from configparser import ConfigParser
+from pathlib import Path
+from setuptools import find_packages, setup
+
+here = Path(__file__).parent
+config = ConfigParser(delimiters=['='], interpolation=None)
+config.read(here/'settings.ini', encoding='utf-8')
+cfg = config['DEFAULT']
+
+# Folders of the repo that the installed package reads, as sub-packages without code: name -> folder, files.
+carried = {'its_a_match.data.published': ('data/published', ['*.csv', '*.md']),
+           'its_a_match.nbs': ('nbs', ['8*.ipynb'])}
+
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('docs', 'dev')}
+extras['dev'] += extras['docs']
+
+setup(
+    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
+    long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
+    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'],
+    license_expression='Apache-2.0', keywords=cfg['keywords'].split(), python_requires=f">={cfg['min_python']}",
+    packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]) + list(carried),
+    package_dir={name: folder for name, (folder, _) in carried.items()},
+    package_data={name: files for name, (_, files) in carried.items()},
+    install_requires=cfg['requirements'].split(), extras_require=extras,
+    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    zip_safe=False)

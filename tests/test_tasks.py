@@ -1,0 +1,105 @@
+"Names of tasks and networks: round trips, order, spelling, and what is refused."
+from itertools import combinations
+
+import pytest
+from hypothesis import given, strategies as st
+
+from its_a_match.tasks import LETTERS, TASKONOMY, NetworkName, canonical_name, display_name, network_name, parse_network
+
+MINE = ('seg', 'depth', 'normals', 'a', 'b')
+columns_ = st.sampled_from([LETTERS, MINE])
+sizes = st.one_of(st.sampled_from([0.5, 1, 2]), st.floats(1e-4, 1e5).map(lambda s: float(f'{s:g}')))
+variants = st.sampled_from(['', 'gradnorm', 'pcgrad-2', '0.5', 'e'])
+
+
+def test_taskonomy_tasks():
+    assert ''.join(LETTERS) == 'SDNKE'
+    assert [t.name for t in TASKONOMY] == ['segment_semantic', 'depth_zbuffer', 'normal', 'keypoints2d', 'edge_texture']
+    with pytest.raises(AttributeError): TASKONOMY[0].letter = 'X'
+
+
+@st.composite
+def networks(draw):
+    "Columns, and a network over them with its tasks in any order."
+    columns = draw(columns_)
+    tasks = draw(st.lists(st.sampled_from(columns), min_size=1, unique=True))
+    injected = draw(st.sampled_from(['', *(c for c in columns if c not in tasks)]))
+    return columns, NetworkName(tuple(tasks), draw(sizes), draw(variants), injected)
+
+
+@given(networks())
+def test_round_trip(case):
+    columns, n = case
+    name = network_name(n.tasks, n.size, n.variant, n.injected, columns=columns)
+    ordered = NetworkName(tuple(c for c in columns if c in n.tasks), n.size, n.variant, n.injected)
+    assert name.isascii()
+    assert parse_network(name, columns) == ordered
+    assert parse_network(display_name(name), columns) == ordered
+    assert canonical_name(name) == canonical_name(name, columns) == canonical_name(display_name(name)) == name
+    assert display_name(display_name(name)) == display_name(name)
+
+
+@given(networks(), networks())
+def test_different_networks_have_different_names(one, two):
+    (columns, a), (others, b) = one, two
+    if columns != others: return
+    names = [network_name(n.tasks, n.size, n.variant, n.injected, columns=columns) for n in (a, b)]
+    assert (names[0] == names[1]) == (parse_network(names[0], columns) == parse_network(names[1], columns))
+    assert (names[0] == names[1]) == ((set(a.tasks), a.size, a.variant, a.injected) == (set(b.tasks), b.size, b.variant, b.injected))
+
+
+def test_names_of_the_36_networks():
+    names = [network_name(c) for k in range(1, 6) for c in combinations(LETTERS, k)] + [network_name(t, 0.5) for t in LETTERS]
+    assert len(set(names)) == 36
+    assert names[:7] == ['S', 'D', 'N', 'K', 'E', 'SD', 'SN'] and names[-1] == 'E@0.5'
+
+
+@pytest.mark.parametrize('name, tasks, expected', [
+    ('SDN', LETTERS, NetworkName(('S', 'D', 'N'))),
+    ('NDS', LETTERS, NetworkName(('S', 'D', 'N'))),
+    ('S@0.5', LETTERS, NetworkName(('S',), 0.5)),
+    ('S½', LETTERS, NetworkName(('S',), 0.5)),
+    ('S½+x', LETTERS, NetworkName(('S',), 0.5, 'x')),
+    ('SDNKE@2+gradnorm', LETTERS, NetworkName(LETTERS, 2, 'gradnorm')),
+    ('SDNKE+gradnorm', LETTERS, NetworkName(LETTERS, 1, 'gradnorm')),
+    ('S<D', LETTERS, NetworkName(('S',), injected='D')),
+    ('S<D@0.5+x', LETTERS, NetworkName(('S',), 0.5, 'x', 'D')),
+    ('S<D+x', LETTERS, NetworkName(('S',), 1, 'x', 'D')),
+    ('seg+depth', MINE, NetworkName(('seg', 'depth'))),
+    ('depth+seg@0.5+gradnorm', MINE, NetworkName(('seg', 'depth'), 0.5, 'gradnorm')),
+    ('seg+depth+gradnorm', MINE, NetworkName(('seg', 'depth'), 1, 'gradnorm')),
+    ('seg+depth<normals+x', MINE, NetworkName(('seg', 'depth'), 1, 'x', 'normals'))])
+def test_forms(name, tasks, expected): assert parse_network(name, tasks) == expected
+
+
+@pytest.mark.parametrize('name, tasks, part', [
+    ('', LETTERS, 'names no task'), ('@0.5', LETTERS, 'names no task'), ('+x', LETTERS, 'names no task'), ('<D', LETTERS, 'names no task'),
+    ('SX', LETTERS, "'X'"), ('sd', LETTERS, "'s'"), ('SS', LETTERS, "'S' comes twice"), ('S<S', LETTERS, "'S'"), ('S<Q', LETTERS, "'Q'"),
+    ('S<', LETTERS, 'the <'), ('S<D<N', LETTERS, "'D<N'"), ('S@', LETTERS, "''"), ('S@big', LETTERS, "'big'"), ('S@0', LETTERS, '0'),
+    ('S@-1', LETTERS, '-1'), ('S@nan', LETTERS, 'nan'), ('S@inf', LETTERS, 'inf'), ('S@0.5@2', LETTERS, "'0.5@2'"), ('S½D', LETTERS, "'0.5D'"),
+    ('SD+N', LETTERS, "'N'"), ('SD+', LETTERS, 'the +'), ('SD+a+b', LETTERS, "'a+b'"), ('S D', LETTERS, "' '"),
+    ('seg+blur+depth', MINE, "'blur'"), ('seg+x+y', MINE, "'x'"), ('nothing', MINE, "'nothing'"), ('seg++depth', MINE, "''"),
+    ('seg@0.5+depth', MINE, "'depth'"), (None, LETTERS, 'not a text'), (float('nan'), LETTERS, 'not a text')])
+def test_bad_names_are_refused_in_one_sentence(name, tasks, part):
+    with pytest.raises(ValueError) as e: parse_network(name, tasks)
+    text = str(e.value)
+    assert text.startswith(f'network name {name!r}: ') and part in text and '\n' not in text
+
+
+@pytest.mark.parametrize('args, part', [
+    (((),), 'names no task'), (('SS',), 'twice'), (('SX', 1, '', '', LETTERS), "'X'"), (('S', 0), 'size'), (('S', float('nan')), 'size'),
+    (('S', 'big'), "'big'"), (('S', 1, 'D'), "'D'"), (('S', 1, 'a+b'), "'a+b'"), (('S', 1, ' a'), "' a'"), (('S', 1, '', 'S'), "'S'"), (('S', 1e6), 'size'),
+    ((['a+b'],), "'a+b'"), ((['seg', ''],), "''"), ((['seg '],), "'seg '")])
+def test_bad_parts_are_refused(args, part):
+    with pytest.raises(ValueError) as e: network_name(*args)
+    assert part in str(e.value) and '\n' not in str(e.value)
+
+
+def test_full_size_needs_no_size(): assert network_name('S', 1.0) == canonical_name('S@1') == display_name('S@1.0') == 'S'
+def test_other_sizes_are_shown_as_written(): assert display_name('SD@2') == 'SD@2'
+
+
+@pytest.mark.parametrize('name', ['S@0', 'S@x', 'S@nan', 'S+', 3])
+def test_spelling_refuses_what_has_no_size(name):
+    for f in (canonical_name, display_name):
+        with pytest.raises(ValueError): f(name)
