@@ -52,7 +52,7 @@ def pairwise_gains(candidates:pd.DataFrame, # losses of networks: index name, co
             if a != b: gains.loc[b, a] = (alone - _loss(candidates, nets, (a, b), 1, a)) / alone
     return gains
 
-# %% ../nbs/31_evaluation.ipynb #aa22def3
+# %% ../nbs/31_evaluation.ipynb #5712ae79
 def _values(table, name, tasks):
     "The table's cells, partner x target in the order of `tasks`, diagonal NaN; raises on other tasks, on a cell without a finite number, and if all are equal."
     for axis, labels in (('partner', table.index), ('target', table.columns)):
@@ -62,7 +62,7 @@ def _values(table, name, tasks):
     x, off = table.apply(pd.to_numeric, errors='coerce').to_numpy(float, copy=True), ~np.eye(len(tasks), dtype=bool)
     bad = np.argwhere(~np.isfinite(x) & off)
     for p, t in bad[:1]: raise ValueError(f"{name} has no finite number for partner {tasks[p]!r} and target {tasks[t]!r}, but {table.iat[p, t]}")
-    if np.ptp(x[off]) == 0: raise ValueError(f"{name} is {x[off][0] + 0:g} for every pair, which ranks nothing")
+    if len(np.unique(x[off])) < 2: raise ValueError(f"{name} is the same for every pair, which ranks nothing")
     x[~off] = np.nan
     return x
 
@@ -216,7 +216,7 @@ def noise_ceiling(replicates:list, # gain tables, one a replicate, each with its
                          symmetric=_symmetric_limit(g.mean(0), centre))
     return pd.DataFrame.from_dict(rows, orient='index')
 
-# %% ../nbs/31_evaluation.ipynb #8246fd81
+# %% ../nbs/31_evaluation.ipynb #08a53bdc
 def _alone(name, alone):
     "What a task alone scores: 0 for the scores whose zero means no effect, else 'mean' (of its column); raises on another word."
     usual = 0. if name in ('LI', 'GS', 'GT') else 'mean'
@@ -234,18 +234,21 @@ def _offered(predicted, full):
 
 def _checked(candidates, on):
     "The plain full-size candidates, the plain ones of any size, and the losses to report, by default the candidates' own."
-    plain = _plain(candidates := check_candidates(candidates))
-    on = candidates if on is None else check_candidates(on, 'the losses to report')
-    missing = [name for name in plain.values() if name not in on.index]
-    if missing: raise ValueError(f"the losses to report lack network {missing[0]!r}")
-    return candidates.loc[[name for (_, size), name in plain.items() if size == 1]], candidates.loc[list(plain.values())], on
+    candidates, on = check_candidates(candidates), None if on is None else check_candidates(on, 'the losses to report')
+    names = _plain(candidates)
+    plain, full = candidates.loc[list(names.values())], candidates.loc[[name for (_, size), name in names.items() if size == 1]]
+    if on is None: return full, plain, plain
+    losses = plain.drop(columns='cost')
+    gaps = np.argwhere((losses.notna() & on.reindex_like(losses).isna()).to_numpy())
+    for n, t in gaps[:1]: raise ValueError(f"the losses to report have none of network {plain.index[n]!r} for task {losses.columns[t]!r}")
+    return full, plain, on
 
 def _references(candidates, full, budget, on, n, seed):
     "Total losses in `on` that a choice is compared with."
     best, any_size = (select_networks(c, budget).on(on, choose_by=c).total for c in (full, candidates))
     return dict(optimum=best, random=random_groupings(full, budget, n=n, seed=seed, on=on)['mean'], optimum_any_size=any_size)
 
-# %% ../nbs/31_evaluation.ipynb #5f887648
+# %% ../nbs/31_evaluation.ipynb #f1ff6c64
 def selection_regret(scores:dict, # pairwise tables by score name, higher means more affinity
                      candidates:pd.DataFrame, # losses of networks, among them all groups as full-size ones; they choose (validation)
                      budgets:list, # in the unit of `cost`
@@ -255,15 +258,16 @@ def selection_regret(scores:dict, # pairwise tables by score name, higher means 
                      seed:int=0, # of the random groupings
                     )->pd.DataFrame: # a row per score and budget: score alone budget networks total optimum random regret share optimum_any_size
     "The true loss of the groups a score chooses, beside the optimum and random groups of full-size networks; `share` is regret / (random - optimum), NaN where these are equal."
+    if not scores: raise ValueError("there are no scores to compare: the dict is empty")
     full, plain, on = _checked(candidates, on)
     beside, tasks, rows = {b: _references(plain, full, b, on, n, seed) for b in budgets}, list(full.columns.drop('cost')), []
     for name, table in scores.items():
         rule = _alone(name, alone)
         pairs = pd.DataFrame(_values(table, f"score {name!r}", tasks), tasks, tasks)
         predicted = _offered(affinity_candidates(pairs, alone=rule), full)
-        for b in budgets:
+        for b, others in beside.items():
             chosen = select_networks(predicted, b)
-            rows.append(dict(score=name, alone=rule, budget=b, networks=chosen.networks, total=chosen.on(on, choose_by=full).total, **beside[b]))
+            rows.append(dict(score=name, alone=rule, budget=b, networks=chosen.networks, total=chosen.on(on, choose_by=full).total, **others))
     res = pd.DataFrame(rows)
     res['regret'], gap = res.total - res.optimum, res.random - res.optimum
     res['share'] = res.regret / gap.where(gap.abs() > 1e-12)
