@@ -112,15 +112,12 @@ def branch_and_bound(
         rows.append(best)
     return np.array(rows)
 
-# %% ../nbs/29_solvers.ipynb #f10fe0a5
+# %% ../nbs/29_solvers.ipynb #2e77aaa7
 @njit(cache=True)
-def _grow_blocks(loss, cost, start, stop, block_cost, block_loss):
+def _grow_blocks(loss, cost, start, stop, block_cost, block_loss, net, sums, top, task):
     "Each subset's (cost, loss) list, in order of cost, from `start` to `stop`; returns how long all lists are, written or not."
     T, N = loss.shape
-    net, sums = np.empty((T+1)*N, np.int32), np.zeros((T+1)*N)
-    top, task = np.zeros(T+2, np.int64), np.zeros(T+1, np.int64)
-    for n in range(N): net[n] = n
-    top[1], d, mask, used, room = N, 0, 0, 0, len(block_cost)
+    d, mask, used, room, top[1] = 0, 0, 0, len(block_cost), N
     while d >= 0:
         t, end = task[d], top[d+1]
         if t == T:
@@ -134,19 +131,19 @@ def _grow_blocks(loss, cost, start, stop, block_cost, block_loss):
             n = net[i]
             v = sums[i] + loss[t, n]
             net[k], sums[k] = n, v
-            if v < np.inf:
-                k += 1
-                if v < least:
-                    if cost[n] > last: used += 1
-                    least, last = v, cost[n]
-                    if used <= room: block_cost[used-1], block_loss[used-1] = last, v
+            if v == np.inf: continue
+            k += 1
+            if v >= least: continue
+            if cost[n] > last: used += 1
+            least, last = v, cost[n]
+            if used <= room: block_cost[used-1], block_loss[used-1] = last, v
         stop[sub] = used
         if k > end:
             d, mask = d + 1, sub
             top[d+1], task[d] = k, t + 1
     return used
 
-# %% ../nbs/29_solvers.ipynb #8cca3ecc
+# %% ../nbs/29_solvers.ipynb #bd96a80a
 def blocks(
     loss,  # (tasks, networks) float, `inf` where not solved
     cost,  # (networks,) float ≥ 0
@@ -154,11 +151,12 @@ def blocks(
     "The Pareto list of (cost, loss) of serving each subset of tasks with one network, in O(Σ 2^tasks of a network)."
     order = np.argsort(cost, kind='stable')
     loss, cost = np.ascontiguousarray(loss[:, order]), cost[order]
-    size = 1 << len(loss)
-    start, stop, used, room = np.zeros(size, np.int64), np.zeros(size, np.int64), size + loss.shape[1], 0
+    T, N = loss.shape
+    start, stop, used, room = np.zeros(2**T, np.int64), np.zeros(2**T, np.int64), 2**T + N, 0
+    net, sums = np.resize(np.arange(N, dtype=np.int32), (T+1)*N), np.zeros((T+1)*N)
     while used > room:
         room, c, l = used, np.empty(used), np.empty(used)
-        used = _grow_blocks(loss, cost, start, stop, c, l)
+        used = _grow_blocks(loss, cost, start, stop, c, l, net, sums, np.zeros(T+2, np.int64), np.zeros(T+1, np.int64))
     first = np.concatenate([[0], np.cumsum(stop - start)])
     at = np.repeat(start - first[:-1], stop - start) + np.arange(first[-1])
     return first, c[at], l[at]
@@ -240,22 +238,28 @@ def _grow_fronts(first, block_cost, block_loss, most):
     for i in range(len(fronts)): joined[:, begin[i]:begin[i+1]] = fronts[i]
     return begin, joined
 
-# %% ../nbs/29_solvers.ipynb #886a3771
+# %% ../nbs/29_solvers.ipynb #4da14c30
 @njit(cache=True)
 def _least(table, begin, fronts, row, left):
     "The least total of the subset of `row` within `left`: from the table where there is one, else from the Pareto lists."
     if left < 0: return np.inf
     if len(table): return table[row, min(int(left), table.shape[1] - 1)]
-    i = np.searchsorted(fronts[0, begin[row]:begin[row+1]], left, side='right')
-    return fronts[1, begin[row] + i - 1] if i else np.inf
+    low, high = begin[row], begin[row+1]
+    while low < high:
+        middle = (low + high)//2
+        if fronts[0, middle] <= left: low = middle + 1
+        else: high = middle
+    return fronts[1, low-1] if low > begin[row] else np.inf
 
-# %% ../nbs/29_solvers.ipynb #108c7609
+# %% ../nbs/29_solvers.ipynb #b00b9b9c
 @njit(cache=True)
-def _trace(mask, left, slack, count, choice, best, loss, cost, rank, first, block_cost, block_loss, table, begin, fronts):
-    "Into `best` (count, then a network for each task): the first choice that serves `mask` within `left` and `slack`."
+def _trace(mask, left, slack, count, choice, best, fewest, loss, cost, rank, first, block_cost, block_loss, table, begin, fronts):
+    "Into `best` and `fewest`: the first choice that serves `mask` within `left` and `slack`, and how many networks it has."
     T = len(choice)
-    if mask == 0 and (count < best[0] or (count == best[0] and _before(choice, best[1:], rank))): best[0], best[1:] = count, choice
-    if mask == 0 or count >= best[0]: return
+    if mask == 0 and (count < fewest[0] or (count == fewest[0] and _before(choice, best, rank))):
+        fewest[0] = count
+        for t in range(T): best[t] = choice[t]
+    if mask == 0 or count >= fewest[0]: return
     low = mask & -mask
     others = mask ^ low
     sub = others
@@ -272,12 +276,12 @@ def _trace(mask, left, slack, count, choice, best, loss, cost, rank, first, bloc
                 if total + rest > slack: continue
                 for t in range(T):
                     if s >> t & 1: choice[t] = n
-                _trace(others ^ sub, left - cost[n], slack - total, count + 1, choice, best, loss, cost, rank,
+                _trace(others ^ sub, left - cost[n], slack - total, count + 1, choice, best, fewest, loss, cost, rank,
                        first, block_cost, block_loss, table, begin, fronts)
         if sub == 0: break
         sub = (sub - 1) & others
 
-# %% ../nbs/29_solvers.ipynb #256d93b5
+# %% ../nbs/29_solvers.ipynb #7ab881f5
 def subset_dp(
     loss,      # (tasks, networks) float, `inf` where not solved
     cost,      # (networks,) float ≥ 0
@@ -302,11 +306,11 @@ def subset_dp(
         limit = tie_limit(totals[costs <= b].min(initial=np.inf))
         spend = costs[totals <= limit].min() + slack if limit < np.inf else np.inf
         if (limit, spend) != known:
-            best, known = np.array([T + 1] + [-1]*T), (limit, spend)
+            best, known = np.full(T, -1), (limit, spend)
             reach = limit + 1e-14*max(1., abs(limit))  # sums taken in another order differ in the last digits
-            if limit < np.inf: _trace(2**T - 1, spend, reach, 0, np.zeros(T, np.int64), best, loss, cost, rank,
+            if limit < np.inf: _trace(2**T - 1, spend, reach, 0, np.zeros(T, np.int64), best, np.array([T + 1]), loss, cost, rank,
                                       first, block_cost, block_loss, table, begin, fronts)
-        rows.append(best[1:])
+        rows.append(best)
     return np.array(rows)
 
 # %% ../nbs/29_solvers.ipynb #49569d3b
