@@ -67,10 +67,14 @@ def _budgets(text):
         raise typer.BadParameter(f"{text!r} is not of the form FIRST:LAST:STEP, as in 1:5:0.5", param_hint='--budgets') from None
     return [float(first + i*step) for i in range(int((last - first)/step) + 1)]
 
-# %% ../nbs/41_cli.ipynb #97d60034
+# %% ../nbs/41_cli.ipynb #1c909081
+def _console():
+    "Prints plain text: as wide as the terminal, and unwrapped where the output goes elsewhere."
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
+
 def _drawing(budget, selection, table):
-    "A rich Tree of one `selection` out of `table`."
-    tree = Tree(f"budget {budget:g}: total {selection.total:.5g} at cost {selection.cost:g} ({selection.solver})")
+    "A rich Tree of a `selection` out of `table`."
+    tree = Tree(f"budget {budget:g}")
     for n in selection.networks:
         tasks = [f"{t} {table.at[n, t]:.5g}" if selection.solves[t] == n else f"({t})" for t in table.columns[1:] if pd.notna(table.at[n, t])]
         tree.add(f"{display_name(n)}  cost {table.at[n, 'cost']:g}  ->  {'  '.join(tasks)}")
@@ -78,7 +82,7 @@ def _drawing(budget, selection, table):
 
 def _listing(budgets, selections):
     "A rich Table with one row per budget."
-    table = Table('budget', 'networks', 'total', 'cost', *map(str, selections[0].solves), box=None)
+    table = Table('budget', 'networks', 'total', 'cost', *map(str, selections[0].solves), box=None, pad_edge=False)
     for b, s in zip(budgets, selections):
         table.add_row(f'{b:g}', ' + '.join(map(display_name, s.networks)), f'{s.total:.5g}', f'{s.cost:g}', *(f'{v:.5g}' for v in s.losses))
     return table
@@ -88,7 +92,7 @@ def _record(budget, selection):
     return dict(budget=budget, networks=list(selection.networks), solves=selection.solves, losses=selection.losses.to_dict(),
                 total=selection.total, cost=selection.cost, solver=selection.solver)
 
-# %% ../nbs/41_cli.ipynb #a034469b
+# %% ../nbs/41_cli.ipynb #3d4b21ab
 _Solver = Enum('Solver', {s: s for s in ('auto', *SOLVERS)}, type=str)
 _Kind = Enum('Objective', dict(sum='sum', relative='relative'), type=str)
 
@@ -116,19 +120,21 @@ def select(
         chosen = [s.on(table) for s in chosen]
     records = [_record(b, s) for b, s in zip(amounts, chosen)]
     if json: typer.echo(jsonlib.dumps(records if budget is None else records[0], indent=2))
-    else: Console(soft_wrap=True, highlight=False, markup=False).print(_listing(amounts, chosen) if budget is None else _drawing(budget, chosen[0], table))
+    else:
+        drawn = {s.networks: _drawing(b, s, table) for b, s in reversed([*zip(amounts, chosen)])}  # once, at its least budget
+        _console().print(_listing(amounts, chosen), *reversed(drawn.values()), f'solver: {chosen[0].solver}', sep='\n')
 
-# %% ../nbs/41_cli.ipynb #e8c6c67f
+# %% ../nbs/41_cli.ipynb #18877c9b
 HEADLINES = {'which_tasks_table_7': 'Total test loss under each budget (Which tasks, Table 7), regenerated',
              'match_agreement': 'Agreement of the published affinity scores with the published gains'}
 
 def _headline(title, table):
     "A rich Table of a CSV that a study wrote."
-    shown = Table(*map(str, table.columns), title=title, box=None, title_justify='left')
+    shown = Table(*map(str, table.columns), title=title, box=None, pad_edge=False, title_justify='left')
     for row in table.itertuples(index=False): shown.add_row(*('' if pd.isna(v) else f'{v:.3f}' if isinstance(v, float) else str(v) for v in row))
     return shown
 
-# %% ../nbs/41_cli.ipynb #64ca0499
+# %% ../nbs/41_cli.ipynb #ca64285c
 @app.command()
 def study(
     out: Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')] = Path('out'),
@@ -136,7 +142,7 @@ def study(
 ):
     "Regenerate every published table and figure and write a report."
     from its_a_match.report import run_study
-    console = Console(soft_wrap=True, highlight=False)
+    console = _console()
     with console.status('') as status:
         page = run_study(out, only or ('80', '81'), lambda name: status.update(f'running {name}'))
     for name, title in HEADLINES.items():
