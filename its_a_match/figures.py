@@ -6,8 +6,9 @@
 __all__ = ['COLOURS', 'MARKERS', 'LINESTYLES', 'small_png', 'style', 'luminance', 'series', 'task_labels', 'heatmap', 'tradeoff',
            'grouping', 'scatter_pairs', 'intervals']
 
-# %% ../nbs/32_figures.ipynb #dd27d2c1
+# %% ../nbs/32_figures.ipynb #6216bea7
 import sys
+from importlib import import_module
 from io import BytesIO
 
 import numpy as np
@@ -19,7 +20,7 @@ from PIL import Image
 
 from .tasks import LETTERS, TASKONOMY, parse_network
 
-# %% ../nbs/32_figures.ipynb #ba7a618a
+# %% ../nbs/32_figures.ipynb #482506f5
 def small_png(
     fig,         # matplotlib Figure
     colours=64,  # at most 256
@@ -32,7 +33,7 @@ def small_png(
 
 def _show_small():
     "Lets the running notebook show its figures by `small_png`."
-    import matplotlib_inline.backend_inline # its first import sets other formats, which must not come later
+    import_module('matplotlib_inline.backend_inline') # its first import sets other formats, which must not come later
     shell = sys.modules['IPython'].get_ipython()
     if shell: shell.display_formatter.formatters['image/png'].for_type(Figure, small_png)
 
@@ -74,11 +75,12 @@ def task_labels(
     short = {t.letter: t.short for t in TASKONOMY}
     return [short[t] for t in tasks] if set(tasks) <= set(short) else [str(t) for t in tasks]
 
-# %% ../nbs/32_figures.ipynb #8425421b
+# %% ../nbs/32_figures.ipynb #054f3df9
 def _axes(ax, figsize=None):
     "`ax`, or the axes of a new figure."
     return plt.subplots(figsize=figsize)[1] if ax is None else ax
 
+# %% ../nbs/32_figures.ipynb #753cac88
 def heatmap(
     table,       # pairwise table, rows partner, columns target; NaN cells stay blank
     ax=None,     # axes to draw on; None: those of a new figure
@@ -172,7 +174,16 @@ def _offsets(x, y, ax):
         busy.append(point + offsets[-1])
     return offsets
 
-# %% ../nbs/32_figures.ipynb #d43814d8
+# %% ../nbs/32_figures.ipynb #12df53d6
+def _fit_line(x, y, ax):
+    "Draws the least-squares line, and Pearson's r in the upper corner that it leaves free."
+    slope, start = np.polyfit(x, y, 1)
+    ends = np.array([x.min(), x.max()])
+    ax.plot(ends, slope*ends + start, color='grey', lw=1, zorder=0, label='_fit')
+    at, side = (.02, 'left') if slope > 0 else (.98, 'right')
+    ax.text(at, .98, f'r = {np.corrcoef(x, y)[0, 1]:.2f}', transform=ax.transAxes, ha=side, va='top')
+
+# %% ../nbs/32_figures.ipynb #053bb3bd
 def scatter_pairs(
     x,           # value of each point: array, or Series
     y,           # value of each point, in the same order
@@ -193,12 +204,7 @@ def scatter_pairs(
         ax.autoscale_view()
         for i, offset in zip(np.flatnonzero(ok), _offsets(x[ok], y[ok], ax)):
             ax.annotate(str(labels[i]), (x[i], y[i]), offset, textcoords='offset points', ha='center', va='center', fontsize=8)
-    if fit:
-        slope, start = np.polyfit(x[ok], y[ok], 1)
-        ends = np.array([x[ok].min(), x[ok].max()])
-        ax.plot(ends, slope*ends + start, color='grey', lw=1, zorder=0, label='_fit')
-        at, side = (.02, 'left') if slope > 0 else (.98, 'right')
-        ax.text(at, .98, f'r = {np.corrcoef(x[ok], y[ok])[0, 1]:.2f}', transform=ax.transAxes, ha=side, va='top')
+    if fit: _fit_line(x[ok], y[ok], ax)
     return ax
 
 # %% ../nbs/32_figures.ipynb #ab0319b0

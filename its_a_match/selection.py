@@ -7,7 +7,7 @@ __all__ = ['SOLVERS', 'Selection', 'pick_solver', 'select_for', 'select_networks
            'all_in_one', 'random_groupings', 'pessimal', 'affinity_candidates', 'higher_order', 'read_candidates',
            'Objective']
 
-# %% ../nbs/30_selection.ipynb #a413152b
+# %% ../nbs/30_selection.ipynb #57c9fae5
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -17,7 +17,8 @@ from numba import njit
 
 from .candidates import (Instance, Objective, affinity_candidates, check_candidates, higher_order, instance,
                                     read_candidates, to_minimise)
-from .solvers import branch_and_bound, integer_program, subset_dp, tie_limit
+from .solvers import branch_and_bound, integer_program
+from .subset_dp import subset_dp
 from .tasks import display_name
 
 # %% ../nbs/30_selection.ipynb #9bbc0640

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from its_a_match.solvers import blocks, branch_and_bound, integer_program, subset_dp, tie_limit
+from its_a_match.solvers import branch_and_bound, integer_program, tie_limit
+from its_a_match.subset_dp import blocks, subset_dp
 
 VALUES = st.one_of(st.sampled_from([.1, .2, .3]), st.floats(-1, 1).map(lambda v: round(v, 6)))  # ties are common
 

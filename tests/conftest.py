@@ -1,0 +1,50 @@
+"One policy for all tests: fixed seeds, no display, the installed package."
+import importlib.metadata, random, re, shutil, subprocess, sys
+from pathlib import Path
+
+import matplotlib, numpy as np, pytest
+from hypothesis import settings
+
+import its_a_match
+
+matplotlib.use('Agg')
+settings.register_profile('its_a_match', derandomize=True, deadline=None)  # no deadline: numba compiles within a test
+settings.load_profile('its_a_match')
+
+def pytest_configure(config):
+    try: version = importlib.metadata.version('its_a_match')
+    except importlib.metadata.PackageNotFoundError: version = 'no'
+    if version != its_a_match.__version__:
+        pytest.exit(f"its_a_match {its_a_match.__version__} is tested but {version} version is installed: run make test, or pip install -e '.[dev]'", 4)
+
+@pytest.fixture(autouse=True)
+def seed():
+    "The same random numbers in every test, whatever ran before it."
+    random.seed(0); np.random.seed(0)
+
+@pytest.fixture(scope='session')
+def root(): return Path(__file__).resolve().parents[1]
+
+@pytest.fixture(scope='session')
+def programs():
+    "The folder of the programs that were installed with this Python, such as its_a_match and nbdev_export."
+    return Path(sys.executable).parent
+
+@pytest.fixture(scope='session')
+def tracked(root):
+    "The files that git tracks or would add; where there is no git, all but what is made from them."
+    git = subprocess.run(['git', '-c', 'safe.directory=*', 'ls-files', '-z', '--cached', '--others', '--exclude-standard'],
+                         cwd=root, capture_output=True, text=True)
+    if git.returncode == 0: return sorted(p for p in map(root.joinpath, set(git.stdout.split('\0')[:-1])) if p.is_file())
+    made = re.compile(r'\.git|\.venv|_docs|_proc|out|build|dist|\..*(_cache|checkpoints)|\.hypothesis|__pycache__|.*\.egg-info')
+    return sorted(p for p in root.rglob('*') if p.is_file() and not any(map(made.fullmatch, p.relative_to(root).parts)))
+
+@pytest.fixture(scope='session')
+def copy_to(root, tracked):
+    "`copy_to(folder)` copies the tracked files there."
+    def copy(folder):
+        for p in tracked:
+            (folder/p.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(p, folder/p.relative_to(root))
+        return folder
+    return copy
