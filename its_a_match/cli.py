@@ -24,14 +24,14 @@ from .candidates import read_candidates
 from .selection import SOLVERS, select_for
 from .tasks import display_name
 
-# %% ../nbs/41_cli.ipynb #871f9aa2
+# %% ../nbs/41_cli.ipynb #d5f40e22
 class _Plain(typer.core.TyperGroup):
     "Tells a failure in one sentence and exits with status 1."
     def invoke(self, ctx):
         try: return super().invoke(ctx)
         except BrokenPipeError: raise
         except OSError as e: reason = f"{e.filename}: {e.strerror}" if e.filename else str(e)
-        except ValueError as e: reason = str(e)
+        except (ValueError, RuntimeError) as e: reason = str(e)
         typer.echo(f"its_a_match: {reason}", err=True)
         raise typer.Exit(1)
 
@@ -124,17 +124,18 @@ def select(
         drawn = {s.networks: _drawing(b, s, table) for b, s in reversed([*zip(amounts, chosen)])}  # once, at its least budget
         _console().print(_listing(amounts, chosen), *reversed(drawn.values()), f'solver: {chosen[0].solver}', sep='\n')
 
-# %% ../nbs/41_cli.ipynb #18877c9b
-HEADLINES = {'which_tasks_table_7': 'Total test loss under each budget (Which tasks, Table 7), regenerated',
-             'match_agreement': 'Agreement of the published affinity scores with the published gains'}
+# %% ../nbs/41_cli.ipynb #a245d4c8
+HEADLINES = {'which_tasks_table_7': ('Total test loss under each budget (Which tasks, Table 7), regenerated', None),
+             'match_agreement': ('Agreement of the published affinity scores with the published gains (p and interval are those of spearman)',
+                                 'split alone score pearson spearman lo hi p target_spearman top1 gain_lost'.split())}
 
 def _headline(title, table):
-    "A rich Table of a CSV that a study wrote."
+    "A rich Table of what a study wrote."
     shown = Table(*map(str, table.columns), title=title, box=None, pad_edge=False, title_justify='left')
     for row in table.itertuples(index=False): shown.add_row(*('' if pd.isna(v) else f'{v:.3f}' if isinstance(v, float) else str(v) for v in row))
     return shown
 
-# %% ../nbs/41_cli.ipynb #ca64285c
+# %% ../nbs/41_cli.ipynb #4de31185
 @app.command()
 def study(
     out: Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')] = Path('out'),
@@ -145,8 +146,8 @@ def study(
     console = _console()
     with console.status('') as status:
         page = run_study(out, only or ('80', '81'), lambda name: status.update(f'running {name}'))
-    for name, title in HEADLINES.items():
-        if (out/f'{name}.csv').exists(): console.print(_headline(title, pd.read_csv(out/f'{name}.csv')), '')
+    for name, (title, columns) in HEADLINES.items():
+        if (out/f'{name}.csv').exists(): console.print(_headline(title, pd.read_csv(out/f'{name}.csv', usecols=columns)), '')
     console.print(f"{len(list(out.glob('*.csv')))} tables and {len(list(out.glob('*.svg')))} figures are in {out}. The report:")
     console.print(str(page.resolve()))
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Results', 'study_notebooks', 'execute', 'write_page', 'run_study']
 
-# %% ../nbs/33_report.ipynb #9cd24a87
+# %% ../nbs/33_report.ipynb #a5f3d943
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,6 +14,7 @@ import nbformat
 import pandas as pd
 import papermill
 from nbconvert import HTMLExporter
+from papermill import PapermillExecutionError
 
 from .published import carried
 
@@ -51,15 +52,16 @@ def study_notebooks(
         if s not in found: raise ValueError(f"there is no study {s!r}: choose among {', '.join(found)}")
     return [found[s] for s in studies]
 
-# %% ../nbs/33_report.ipynb #3477ccb4
+# %% ../nbs/33_report.ipynb #be350d6f
 def execute(
     notebook,  # path of a study notebook
     out,       # folder for its tables and figures
 ):             # the executed notebook
-    "Run one study notebook with its results going to `out`; what it raises is raised as papermill's PapermillExecutionError."
+    "Run one study notebook with its results going to `out`; RuntimeError names the notebook and what a cell of it raised."
     with TemporaryDirectory() as folder:
         executed = Path(folder)/notebook.name
-        papermill.execute_notebook(notebook, executed, dict(out=str(Path(out).resolve())), kernel_name='python3', progress_bar=False)
+        try: papermill.execute_notebook(notebook, executed, dict(out=str(Path(out).resolve())), kernel_name='python3', progress_bar=False)
+        except PapermillExecutionError as e: raise RuntimeError(f"{notebook.name} stopped at its code cell {e.exec_count}: {e.ename}: {e.evalue}") from None
         return nbformat.read(executed, as_version=4)
 
 # %% ../nbs/33_report.ipynb #8cf49dc4

@@ -39,10 +39,10 @@ def test_numbers_stand_out_from_their_cells(values, centre):
     cells[~np.eye(3, dtype=bool)] = values
     table = square(cells, list('SDN'))
     ax = figures.heatmap(table, centre=centre)
-    image = ax.images[0]
+    image = ax.collections[0]
     assert len(ax.texts) == 6
     for text in ax.texts:
-        column, row = map(int, text.get_position())
+        column, row = map(int, text.get_position())  # the middle of a cell
         cell = image.cmap(image.norm(table.iat[row, column]))
         assert abs(figures.luminance(cell) - figures.luminance(text.get_color())) > .4
     plt.close(ax.figure)
