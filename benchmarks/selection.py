@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from its_a_match.candidates import Objective, higher_order, instance
-style = lambda: {}
+from its_a_match.figures import series, style
 from its_a_match.published import which_tasks_losses
 from its_a_match.selection import SOLVERS, frontier
 
@@ -62,11 +62,11 @@ def core(table, budgets, solver):
     return lambda: SOLVERS[solver](i.loss, i.cost, i.rank, i.budgets, i.slack)
 
 
-def row(work, reach, measured, unit='ms', **more):
-    scale = 1e3 if unit == 'ms' else 1
-    text = f'{work}: {measured*scale:.3g} {unit} (reach {reach})'
-    print(text + ''.join(f', {k} {v}' for k, v in more.items()), flush=True)
-    return dict(work=work, measured=f'{measured*scale:.3g} {unit}', reach=reach, **more)
+def row(work, reach, measured, unit='ms', beside=''):
+    "A line of the table: what was done, what it should take at most, what it took, and what to see beside it."
+    line = dict(work=work, measured=f"{measured*(1e3 if unit == 'ms' else 1):.3g} {unit}", reach=reach, beside=beside)
+    print('  '.join(filter(None, [line['work'] + ':', line['measured'], reach and f'(reach {reach})', beside])), flush=True)
+    return line
 
 
 def paper():
@@ -76,14 +76,14 @@ def paper():
     dp = times['subset-dp']
     yield row('36 networks, 9 budgets: frontier, DataFrame in and out', '3 ms', public)
     yield row('36 networks, 9 budgets: subset-dp alone', '0.3 ms', dp)
-    for s in ('branch-and-bound', 'milp'): yield row(f'36 networks, 9 budgets: {s} alone', '', times[s], ratio=f'{times[s]/dp:.0f} x subset-dp')
+    for s in ('branch-and-bound', 'milp'): yield row(f'36 networks, 9 budgets: {s} alone', '', times[s], beside=f'{times[s]/dp:,.0f} times subset-dp')
 
 
 def large(tasks, reach, repeat=None):
     "The frontier of all groups of `tasks` tasks."
     table = simulate(tasks)
     return row(f'{tasks} tasks, {len(table):,} networks, budgets 1 to {tasks} by halves: frontier', reach, seconds(lambda: frontier(table, halves(tasks)), repeat),
-               **{'solver alone': f"{seconds(core(table, halves(tasks), 'subset-dp'), repeat):.3g} s"})
+               beside=f"solver alone {1e3*seconds(core(table, halves(tasks), 'subset-dp'), repeat):.3g} ms")
 
 
 def compiling():
@@ -122,9 +122,10 @@ def curve(most, patience):
 
 
 def draw(times):
-    plt.rcParams.update(style() or {})
+    "Seconds against the number of tasks."
+    style()
     fig, ax = plt.subplots(figsize=(5, 3.2))
-    for (s, t), mark in zip(times.groupby('solver', sort=False), 'os^'): ax.semilogy(t.tasks, t.seconds, mark + '-', label=s, markersize=4)
+    for i, (s, t) in enumerate(times.groupby('solver', sort=False)): ax.semilogy(t.tasks, t.seconds, label=s, **series(i))
     ax.set(xlabel='tasks (every group of them a candidate)', ylabel='seconds, all budgets', xticks=range(2, times.tasks.max() + 1, 2))
     ax.legend()
     fig.savefig(RESULTS/'selection_tasks.svg', bbox_inches='tight', metadata=dict(Date=None))
@@ -141,7 +142,7 @@ def main():
     if not args.quick:
         run = subprocess.run([sys.executable, __file__, '--twenty'], check=True, capture_output=True, text=True)
         got = json.loads(run.stdout)
-        rows.append(row(f"20 tasks, {got['networks']:,} networks, budgets 1 to 20 by halves: frontier", '120 s and 4 GB', got['took'], 's', memory=f"{got['memory']:.2g} GB", solver=got['solver']))
+        rows.append(row(f"20 tasks, {got['networks']:,} networks, budgets 1 to 20 by halves: frontier", '120 s, 4 GB', got['took'], 's', beside=f"peak memory {got['memory']:.2g} GB"))
     pd.DataFrame(rows).to_csv(RESULTS/'selection.csv', index=False)
     times = curve(12 if args.quick else 18, 3 if args.quick else 20)
     times.to_csv(RESULTS/'selection_tasks.csv', index=False)

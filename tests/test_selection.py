@@ -1,4 +1,5 @@
 "Selection on tables: the paper's numbers, every option, every kind of bad input."
+from fractions import Fraction
 from io import StringIO
 
 import numpy as np
@@ -73,6 +74,39 @@ def test_objectives():
     assert select_networks(accuracy, 2.5, higher_is_better=['S']).networks == select_networks(VAL, 2.5).networks
     shifted = select_networks(VAL, 3, decoder_cost=.1)
     assert shifted.networks == select_networks(VAL, 2.5).networks and shifted.cost == pytest.approx(3)
+
+@st.composite
+def tables(draw):
+    "Candidates of up to four tasks with any costs, several networks for the same tasks, tasks that some lack, ties, and weights."
+    tasks = list('abcd')[:draw(st.integers(1, 4))]
+    loss, cost = st.sampled_from([.1, .2, .25, .3, .7]), st.sampled_from([.5, 1., 1.25, 2., .3, 3.917])
+    rows = [dict(cost=draw(cost), **{t: draw(loss) for t in tasks if t == sure or draw(st.booleans())})
+            for sure in [*tasks, *draw(st.lists(st.sampled_from(tasks), max_size=4))]]
+    names = draw(st.permutations([f'n{i}' for i in range(len(rows))]))
+    weights = {t: draw(st.sampled_from([0, .5, 1, 3])) for t in tasks if draw(st.booleans())}
+    return pd.DataFrame(rows, names)[['cost', *tasks]], weights, draw(st.sampled_from([1., 2.25, 3.1, 4.5, 8.]))
+
+def best_by_hand(table, weights, budget):
+    "The least (total, cost, number of networks, names) over all ways of serving each task by some network."
+    from itertools import product
+    tasks, found = list(table.columns[1:]), []
+    for choice in product(*(table.index[table[t].notna()] for t in tasks)):
+        cost = sum(Fraction(str(table.cost[n])) for n in set(choice))
+        if cost <= Fraction(str(budget)): found.append((sum(weights.get(t, 1)*table.at[n, t] for t, n in zip(tasks, choice)), cost, len(set(choice)), choice))
+    least = min((f[0] for f in found), default=None)
+    return min((f[1:] for f in found if f[0] <= least + 1e-12), default=None)
+
+@settings(max_examples=80)
+@given(tables())
+def test_all_solvers_on_any_table(problem):
+    table, weights, budget = problem
+    want = best_by_hand(*problem)
+    for solver in SOLVERS:
+        if want is None:
+            with pytest.raises(ValueError, match='the least that works is'): select_networks(table, budget, solver, weights=weights)
+        else:
+            got = select_networks(table, budget, solver, weights=weights)
+            assert (tuple(got.solves.values()), got.cost) == (want[2], pytest.approx(float(want[0])))
 
 def test_users_tasks_and_costs_in_milliseconds():
     table = read_candidates(StringIO('network,cost,seg,depth\nseg,3.917,.30,\ndepth,4.0021,,.49\nseg+depth,5.13,.31,.52\nseg@0.5,2.2,.33,'))
