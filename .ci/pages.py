@@ -110,8 +110,9 @@ def rename(proc):
     for p in sorted(proc.glob('*.ipynb')):
         nb = nbformat.read(p, 4)
         nb.cells[0].source = re.sub(r'output-file: .*\n', '', nb.cells[0].source)
-        for text, key in [(c, 'source') for c in nb.cells if c.cell_type == 'markdown'] + \
-                         [(o.data, 'text/markdown') for c in nb.cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]:
+        shown = [o.data for c in nb.cells for o in c.get('outputs', []) if 'text/markdown' in o.get('data', {})]
+        prose = [c for c in nb.cells if c.cell_type == 'markdown']
+        for text, key in [(o, 'text/markdown') for o in shown] + [(c, 'source') for c in prose]:
             local = unlinked(text[key]).replace(f"]({web['site-url']}/", '](')
             local = local.replace('](../', f"]({web['repo-url']}/blob/{web['repo-branch']}/")  # a file that has no page
             text[key] = re.sub(r'\]\(([\w-]+\.ipynb)', lambda m: f']({short(m[1])}', local)

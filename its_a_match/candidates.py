@@ -6,12 +6,11 @@
 __all__ = ['check_candidates', 'read_candidates', 'Objective', 'to_minimise', 'common_unit', 'task_groups', 'higher_order',
            'affinity_candidates', 'Instance', 'instance']
 
-# %% ../nbs/29_candidates.ipynb #2e6277f0
+# %% ../nbs/29_candidates.ipynb #4af8e689
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
 from math import gcd, lcm
-from pathlib import Path
 
 import numpy as np
 import pandas as pd

@@ -24,12 +24,12 @@ from .candidates import read_candidates
 from .selection import SOLVERS, select_for
 from .tasks import display_name
 
-# %% ../nbs/41_cli.ipynb #d5f40e22
+# %% ../nbs/41_cli.ipynb #a7777855
 class _Plain(typer.core.TyperGroup):
     "Tells a failure in one sentence and exits with status 1."
     def invoke(self, ctx):
         try: return super().invoke(ctx)
-        except BrokenPipeError: raise
+        except (BrokenPipeError, typer.Exit, typer.Abort): raise
         except OSError as e: reason = f"{e.filename}: {e.strerror}" if e.filename else str(e)
         except (ValueError, RuntimeError) as e: reason = str(e)
         typer.echo(f"its_a_match: {reason}", err=True)

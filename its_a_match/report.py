@@ -52,7 +52,7 @@ def study_notebooks(
         if s not in found: raise ValueError(f"there is no study {s!r}: choose among {', '.join(found)}")
     return [found[s] for s in studies]
 
-# %% ../nbs/33_report.ipynb #be350d6f
+# %% ../nbs/33_report.ipynb #a14f0636
 def execute(
     notebook,  # path of a study notebook
     out,       # folder for its tables and figures
@@ -60,7 +60,7 @@ def execute(
     "Run one study notebook with its results going to `out`; RuntimeError names the notebook and what a cell of it raised."
     with TemporaryDirectory() as folder:
         executed = Path(folder)/notebook.name
-        try: papermill.execute_notebook(notebook, executed, dict(out=str(Path(out).resolve())), kernel_name='python3', progress_bar=False)
+        try: papermill.execute_notebook(notebook, executed, dict(out=str(Path(out).resolve())), kernel_name='python3', progress_bar=False, extra_arguments=['--log-level=ERROR'])
         except PapermillExecutionError as e: raise RuntimeError(f"{notebook.name} stopped at its code cell {e.exec_count}: {e.ename}: {e.evalue}") from None
         return nbformat.read(executed, as_version=4)
 

@@ -7,7 +7,7 @@ __all__ = ['SOLVERS', 'Selection', 'pick_solver', 'select_for', 'select_networks
            'all_in_one', 'random_groupings', 'pessimal', 'affinity_candidates', 'higher_order', 'read_candidates',
            'Objective']
 
-# %% ../nbs/30_selection.ipynb #57c9fae5
+# %% ../nbs/30_selection.ipynb #8b7a5a1b
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -15,8 +15,7 @@ import pandas as pd
 from fastcore.basics import patch
 from numba import njit
 
-from .candidates import (Instance, Objective, affinity_candidates, check_candidates, higher_order, instance,
-                                    read_candidates, to_minimise)
+from .candidates import Objective, affinity_candidates, check_candidates, higher_order, instance, read_candidates, to_minimise
 from .solvers import branch_and_bound, integer_program
 from .subset_dp import subset_dp
 from .tasks import display_name
@@ -163,9 +162,9 @@ def early_stopping(
     "ESA of *Which tasks* section 3.3.1: selected on `early`, scored on `final`."
     return select_networks(early, budget, **options).on(final)
 
-# %% ../nbs/30_selection.ipynb #9403f0bf
+# %% ../nbs/30_selection.ipynb #c489ffe8
 def all_single(candidates, budget, **options) -> Selection:
-    "The best single-task networks under the budget ('Independent' in *Which tasks* Table 7); ValueError as `select_networks`."
+    "The best single-task networks under the budget ('Independent' in *Which tasks* Table 7 has all of one size); ValueError as `select_networks`."
     table = check_candidates(candidates)
     return select_networks(table[table.notna().sum(axis=1) == 2], budget, **options)
 
@@ -174,7 +173,7 @@ def all_in_one(candidates, budget, **options) -> Selection:
     table = check_candidates(candidates)
     return select_networks(table[table.notna().all(axis=1)], budget, **options)
 
-# %% ../nbs/30_selection.ipynb #b94f1e1f
+# %% ../nbs/30_selection.ipynb #4930b352
 def random_groupings(
     candidates,      # as in `select_networks`
     budget,          # highest total cost
@@ -183,7 +182,7 @@ def random_groupings(
     on=None,         # table to score the draws on, e.g. test losses; None: `candidates`
     objective='sum', # as in `select_for`
     **options,       # `weights` and the others of an `Objective`
-) -> pd.Series:      # mean and sem (standard error) of the total over complete draws; draws: how many it took in all
+) -> pd.Series:      # mean, sem (standard error) and max of the total over complete draws; draws: how many it took in all
     "The total of random choices that use up the budget; ValueError if a million draws hold fewer than `n` complete ones."
     if not isinstance(objective, Objective) or options: objective = Objective(objective, **options)
     problem, rng = instance(candidates, [budget], objective), np.random.default_rng(seed)
@@ -196,7 +195,7 @@ def random_groupings(
         totals.extend(best[ends])
         draws += batch if len(totals) < n else ends[-1] + 1
     if len(totals) < n: raise ValueError(f"only {len(totals)} of {draws} random choices within a budget of {budget:g} solve every task")
-    return pd.Series(dict(mean=np.mean(totals), sem=np.std(totals, ddof=1)/np.sqrt(n) if n > 1 else np.nan, draws=draws))
+    return pd.Series(dict(mean=np.mean(totals), sem=np.std(totals, ddof=1)/np.sqrt(n) if n > 1 else np.nan, max=np.max(totals), draws=draws))
 
 # %% ../nbs/30_selection.ipynb #bf518ffb
 def _draw(rng, loss, cost, budget, batch):

@@ -15,7 +15,8 @@ def pytest_configure(config):
     try: version = importlib.metadata.version('its_a_match')
     except importlib.metadata.PackageNotFoundError: version = 'no'
     if version != its_a_match.__version__:
-        pytest.exit(f"its_a_match {its_a_match.__version__} is tested but {version} version is installed: run make test, or pip install -e '.[dev]'", 4)
+        pytest.exit(f'its_a_match {its_a_match.__version__} is to be tested but {version} version is installed: '
+                    "run make test, or pip install -e '.[dev]'", 4)
 
 @pytest.fixture(autouse=True)
 def seed():

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from its_a_match.candidates import common_unit, read_candidates
 from its_a_match.published import published_dir, which_tasks_losses
-from its_a_match.selection import (Objective, affinity_candidates, all_in_one, all_single, early_stopping, frontier, higher_order,
+from its_a_match.selection import (affinity_candidates, all_in_one, all_single, early_stopping, frontier, higher_order,
                                    pessimal, random_groupings, select_for, select_networks)
 
 VAL, TEST, EARLY = map(which_tasks_losses, ('val', 'test', 'early'))
