@@ -78,7 +78,7 @@ def _contents(cells):
     heads = [h for c in cells if c.cell_type == 'markdown' for h in re.findall(r'^(#{1,2}) (.+)$', c.source, flags=re.M)]
     return '\n'.join(f"{'  '*(len(marks) - 1)}- [{text}](#{text.replace(' ', '-')})" for marks, text in heads)
 
-# %% ../nbs/33_report.ipynb #a69632f1
+# %% ../nbs/33_report.ipynb #0d39ed40
 def write_page(
     notebooks,  # executed notebooks
     path,       # HTML file to write
@@ -87,8 +87,9 @@ def write_page(
     "One self-contained HTML page of all notebooks, without code."
     cells = [c for nb in notebooks for c in _page_cells(nb)]
     front = nbformat.v4.new_markdown_cell(f"# {title}\n\n{_contents(cells)}")
+    for i, c in enumerate(cells): c.id = f'cell-{i}'  # unique across the notebooks
     page = nbformat.v4.new_notebook(cells=[front, *cells], metadata=dict(title=title))
-    exporter = HTMLExporter(exclude_input=True, exclude_output_prompt=True, mathjax_url='', require_js_url='', jquery_url='')
+    exporter = HTMLExporter(exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True, mathjax_url='', require_js_url='', jquery_url='')
     Path(path).write_text(exporter.from_notebook_node(page)[0], encoding='utf-8')
     return Path(path)
 
