@@ -57,19 +57,21 @@ def _axes(ax, figsize=None):
     "`ax`, or the axes of a new figure."
     return plt.subplots(figsize=figsize)[1] if ax is None else ax
 
-# %% ../nbs/32_figures.ipynb #d3a238a8
+# %% ../nbs/32_figures.ipynb #b4c7068d
 def heatmap(
     table,       # pairwise table, rows partner, columns target; NaN cells stay blank
     ax=None,     # axes to draw on; None: those of a new figure
     fmt='.2f',   # format of the numbers
     centre=None, # value in the middle of the colour map; None: the map spans the values
     title='',    # above the map
+    limit=None,  # values beyond centre ± limit have the end colours; None: the map reaches the farthest value
 ):               # the axes
-    "A pairwise table as a map of annotated cells."
+    "A pairwise table as a map of annotated cells; ValueError if there is a limit and no centre."
+    if limit is not None and centre is None: raise ValueError(f"a limit of {limit:g} on the colours needs a centre to count from")
     values, (rows, columns) = table.to_numpy(float), table.shape
     ax, known, names = _axes(ax, (.55*columns + 1.2, .45*rows + .9)), np.isfinite(values), task_labels(table.columns)
     low, high = (values[known].min(), values[known].max()) if known.any() else (0, 1)
-    if centre is not None: low, high = centre + max(high - centre, centre - low)*np.array([-1, 1])
+    if centre is not None: low, high = centre + (limit or max(high - centre, centre - low))*np.array([-1, 1])
     sns.heatmap(values, vmin=low, vmax=high, cmap='cividis', annot=True, fmt=fmt, annot_kws=dict(size=9), cbar=False, ax=ax,
                 xticklabels=names, yticklabels=task_labels(table.index))
     mesh = ax.collections[0]
@@ -80,7 +82,7 @@ def heatmap(
     ax.tick_params(length=0)
     return ax
 
-# %% ../nbs/32_figures.ipynb #50fa943a
+# %% ../nbs/32_figures.ipynb #6926d164
 def tradeoff(
     curves,                # methods × budgets, NaN where there is no number
     ax=None,               # axes to draw on; None: those of a new figure
@@ -88,15 +90,15 @@ def tradeoff(
     xlabel='budget (SNT)', # below the axis
     ylabel='total loss',   # beside the axis
     legend=True,           # whether the methods are named, to the right
+    looks=None,            # dict method -> settings of `Axes.plot` that its line has instead of those of `series`
 ):                         # the axes
     "Lines of methods over budgets, each with its own colour, marker and dash."
-    ax, ends = _axes(ax, (5.6, 2.8)), []
+    ax, ends, looks = _axes(ax, (5.6, 2.8)), [], looks or {}
     for i, (method, values) in enumerate(curves.iterrows()):
-        values = values.dropna()
-        if values.empty: continue
+        if values.isna().all(): continue
         bars = errors.loc[method, values.index].to_numpy(float) if errors is not None and method in errors.index else None
-        line = ax.errorbar(values.index.to_numpy(float), values.to_numpy(float), bars, label=str(method), capsize=2, **series(i))
-        ends.append((values.iloc[-1], line))
+        line = ax.errorbar(values.index.to_numpy(float), values.to_numpy(float), bars, label=str(method), capsize=2, **series(i) | looks.get(method, {}))
+        ends.append((values.dropna().iloc[-1], line))
     if legend and ends: ax.legend(handles=[e[1] for e in sorted(ends, key=lambda e: -e[0])], loc='upper left', bbox_to_anchor=(1, 1), handlelength=3.2)
     if len(curves.columns) <= 10: ax.set_xticks(curves.columns)
     ax.set(xlabel=xlabel, ylabel=ylabel)
@@ -115,7 +117,7 @@ def _grouping_parts(chosen, tasks, solves):
     used = {n: [t for t in nets[n].tasks if solves[t] in (n, None)] or nets[n].tasks for n in names}
     return {n: nets[n] for n in sorted(names, key=lambda n: np.mean([tasks.index(t) for t in used[n]]))}, tasks, solves
 
-# %% ../nbs/32_figures.ipynb #7ff626a5
+# %% ../nbs/32_figures.ipynb #06dae7c3
 def grouping(
     chosen,      # a `Selection`, or names of networks
     ax=None,     # axes to draw on; None: those of a new figure
@@ -125,15 +127,15 @@ def grouping(
 ):               # the axes
     "The networks of a solution above the tasks they solve (*Which tasks*, Figure 2); ValueError names a network or task that does not fit."
     nets, tasks, solves = _grouping_parts(chosen, tasks, solves)
-    ax, step = _axes(ax, (.45*len(tasks) + .5, 1.6)), len(tasks)/len(nets)
+    ax, step = _axes(ax, (.45*len(tasks) + .5, 1.9)), len(tasks)/len(nets)
     for i, (name, net) in enumerate(nets.items()):
         x = (i + .5)*step - .5
-        for t in net.tasks: ax.plot([x, tasks.index(t)], [1.6, .22], 'k-' if solves[t] in (name, None) else 'k:', lw=1, zorder=1)
-        ax.add_patch(plt.Circle((x, 1.6), .3*net.size**.5, fc='white', ec='black', zorder=2))
-        if net.size != 1: ax.text(x, 1.6, '½' if net.size == .5 else f'{net.size:g}', ha='center', va='center', fontsize=7)
+        for t in net.tasks: ax.plot([x, tasks.index(t)], [2, .45], 'k-' if solves[t] in (name, None) else 'k:', lw=1, zorder=1)
+        ax.add_patch(plt.Circle((x, 2), .3*net.size**.5, fc='white' if net.size == 1 else '.75', ec='black', zorder=2))
+        if net.size != 1: ax.text(x, 2.1 + .3*net.size**.5, '½' if net.size == .5 else f'{net.size:g}', ha='center', fontsize=9)
     for i, t in enumerate(tasks): ax.text(i, 0, t, ha='center', va='center' if len(t) < 3 else 'top', rotation=0 if len(t) < 3 else 30)
     if title is None and hasattr(chosen, 'total'): title = f'cost {chosen.cost:g}, total {chosen.total:.3f}'
-    ax.set(xlim=(-.7, len(tasks) - .3), ylim=(-.3, 2.1), aspect='equal', title=title or '')
+    ax.set(xlim=(-.7, len(tasks) - .3), ylim=(-.3, 2.8), aspect='equal', title=title or '')
     ax.axis('off')
     return ax
 

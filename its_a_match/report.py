@@ -93,16 +93,16 @@ def write_page(
     Path(path).write_text(exporter.from_notebook_node(page)[0], encoding='utf-8')
     return Path(path)
 
-# %% ../nbs/33_report.ipynb #d7e1ec78
+# %% ../nbs/33_report.ipynb #04b50163
 def run_study(
     out='out',               # folder for tables, figures and the page
     studies=('80', '81'),    # which studies
     started=lambda name: 0,  # called with the name of each study as it starts
 ) -> Path:                   # the page
     "Regenerate the tables and figures of the studies into `out`, and a page that shows them all."
+    notebooks, executed = study_notebooks(studies), []
     Results(out)
-    executed = []
-    for notebook in study_notebooks(studies):
+    for notebook in notebooks:
         started(notebook.stem)
         executed.append(execute(notebook, out))
     return write_page(executed, Path(out)/'report.html', 'Which tasks should be learned together?')
