@@ -117,7 +117,7 @@ def _grouping_parts(chosen, tasks, solves):
     used = {n: [t for t in nets[n].tasks if solves[t] in (n, None)] or nets[n].tasks for n in names}
     return {n: nets[n] for n in sorted(names, key=lambda n: np.mean([tasks.index(t) for t in used[n]]))}, tasks, solves
 
-# %% ../nbs/32_figures.ipynb #06dae7c3
+# %% ../nbs/32_figures.ipynb #f5204c91
 def grouping(
     chosen,      # a `Selection`, or names of networks
     ax=None,     # axes to draw on; None: those of a new figure
@@ -130,10 +130,12 @@ def grouping(
     ax, step = _axes(ax, (.45*len(tasks) + .5, 1.9)), len(tasks)/len(nets)
     for i, (name, net) in enumerate(nets.items()):
         x = (i + .5)*step - .5
-        for t in net.tasks: ax.plot([x, tasks.index(t)], [2, .45], 'k-' if solves[t] in (name, None) else 'k:', lw=1, zorder=1)
+        for t in net.tasks:
+            look = dict(ls='-', color='black') if solves[t] in (name, None) else dict(ls=':', color='.45')
+            ax.plot([x, tasks.index(t)], [2, .45], lw=1, zorder=1, **look)
         ax.add_patch(plt.Circle((x, 2), .3*net.size**.5, fc='white' if net.size == 1 else '.75', ec='black', zorder=2))
         if net.size != 1: ax.text(x, 2.1 + .3*net.size**.5, '½' if net.size == .5 else f'{net.size:g}', ha='center', fontsize=9)
-    for i, t in enumerate(tasks): ax.text(i, 0, t, ha='center', va='center' if len(t) < 3 else 'top', rotation=0 if len(t) < 3 else 30)
+    for i, t in enumerate(tasks): ax.text(i, 0 if len(t) < 3 else .3, t, ha='center', va='center' if len(t) < 3 else 'top', rotation=0 if len(t) < 3 else 30)
     if title is None and hasattr(chosen, 'total'): title = f'cost {chosen.cost:g}, total {chosen.total:.3f}'
     ax.set(xlim=(-.7, len(tasks) - .3), ylim=(-.3, 2.8), aspect='equal', title=title or '')
     ax.axis('off')
