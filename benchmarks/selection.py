@@ -1,6 +1,6 @@
 """How long selection takes: medians and ratios of one run, written to benchmarks/results/.
 
-    python benchmarks/selection.py            everything (about six minutes on 2 CPU cores)
+    python benchmarks/selection.py            everything (about four minutes on 2 CPU cores)
     python benchmarks/selection.py --quick    without the 20 tasks and with a shorter curve
 """
 import argparse
@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import lru_cache
 from pathlib import Path
 
 import matplotlib
@@ -56,10 +57,20 @@ def seconds(call, repeat=None):
     return float(np.median(times))
 
 
-def core(table, budgets, solver):
-    "The solver alone on the arrays of an instance."
+def arrays(table, budgets):
+    "What a solver is given: the arrays of an instance."
     i = instance(table, budgets, Objective())
-    return lambda: SOLVERS[solver](i.loss, i.cost, i.rank, i.budgets, i.slack)
+    return i.loss, i.cost, i.rank, i.budgets, i.slack
+
+
+@lru_cache(1)
+def problem(tasks): return arrays(simulate(tasks), halves(tasks))
+
+
+def core(table, budgets, solver):
+    "The solver alone."
+    given = arrays(table, budgets)
+    return lambda: SOLVERS[solver](*given)
 
 
 def row(work, reach, measured, unit='ms', beside=''):
@@ -107,17 +118,19 @@ def twenty():
 
 
 def curve(most, patience):
-    "Seconds of each solver against the number of tasks, until one run takes longer than `patience`."
+    "Seconds of each solver against the number of tasks, as far as the next run promises to take less than `patience`."
     rows = []
     for s in SOLVERS:
+        SOLVERS[s](*problem(2))
+        took = []
         for tasks in range(2, most + 1):
-            call = core(simulate(tasks), halves(tasks), s)
-            if tasks == 2: call()
+            if len(took) > 2 and took[-1]*max(took[-1]/took[-2], 3) > patience: break
+            given = problem(tasks)
             start = time.perf_counter()
-            call()
-            rows.append(dict(solver=s, tasks=tasks, seconds=time.perf_counter() - start))
-            print(f"{s}, {tasks} tasks: {rows[-1]['seconds']:.3g} s", flush=True)
-            if rows[-1]['seconds'] > patience: break
+            SOLVERS[s](*given)
+            took.append(time.perf_counter() - start)
+            rows.append(dict(solver=s, tasks=tasks, seconds=took[-1]))
+            print(f"{s}, {tasks} tasks: {took[-1]:.3g} s", flush=True)
     return pd.DataFrame(rows)
 
 
@@ -144,7 +157,7 @@ def main():
         got = json.loads(run.stdout)
         rows.append(row(f"20 tasks, {got['networks']:,} networks, budgets 1 to 20 by halves: frontier", '120 s, 4 GB', got['took'], 's', beside=f"peak memory {got['memory']:.2g} GB"))
     pd.DataFrame(rows).to_csv(RESULTS/'selection.csv', index=False)
-    times = curve(12 if args.quick else 18, 3 if args.quick else 20)
+    times = curve(12 if args.quick else 18, 3 if args.quick else 30)
     times.to_csv(RESULTS/'selection_tasks.csv', index=False)
     draw(times)
     print(f"{os.cpu_count()} CPU cores, {sys.platform}; written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")

@@ -6,7 +6,9 @@
 __all__ = ['check_candidates', 'read_candidates', 'Objective', 'to_minimise', 'common_unit', 'task_groups', 'higher_order',
            'affinity_candidates', 'Instance', 'instance']
 
-# %% ../nbs/29_candidates.ipynb #4af8e689
+# %% ../nbs/29_candidates.ipynb #9c8adbb4
+import csv
+from contextlib import nullcontext
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import combinations
@@ -17,7 +19,7 @@ import pandas as pd
 
 from .tasks import canonical_name, network_name
 
-# %% ../nbs/29_candidates.ipynb #231e7c75
+# %% ../nbs/29_candidates.ipynb #1e8318ae
 def check_candidates(
     candidates,           # DataFrame, index `network`, columns `cost` and one per task
     source='candidates',  # what to call the table in messages
@@ -28,10 +30,13 @@ def check_candidates(
     if not candidates.columns.is_unique: refuse(f"the column {candidates.columns[candidates.columns.duplicated()][0]!r} comes twice")
     if len(candidates.columns) < 2: refuse("there is no column of losses beside 'cost'")
     if not len(candidates): refuse("there is no network in it")
+    for c in candidates:
+        if not (isinstance(c, str) and c.strip()): refuse(f"the column name {c!r} is not a text")
     names = candidates.index.to_numpy()
-    if any('½' in str(n) for n in names): names = np.array([canonical_name(n) for n in names], object)
-    blank = [i for i, n in enumerate(names) if not (isinstance(n, str) and n.strip())]
-    if blank: refuse(f"row {blank[0] + 1} has no network name")
+    for i, n in enumerate(names):
+        if not isinstance(n, str): refuse(f"the index must hold the names of the networks, and has {n!r} in row {i + 1}")
+        if not n.strip(): refuse(f"row {i + 1} has no network name")
+    if any('½' in n for n in names): names = np.array([canonical_name(n) if '½' in n else n for n in names], object)
     index = pd.Index(names, name='network')
     if not index.is_unique: refuse(f"the network {index[index.duplicated()][0]!r} comes twice")
     values = _numbers(candidates, names, refuse)
@@ -64,18 +69,37 @@ def _check_values(table, values, refuse):
     if not solved.any(1).all(): refuse(f"network {name(~solved.any(1))} solves no task")
     if not solved.any(0).all(): refuse(f"no network solves task {table.columns[1 + np.argmin(solved.any(0))]!r}")
 
-# %% ../nbs/29_candidates.ipynb #5cbc49be
+# %% ../nbs/29_candidates.ipynb #58fa1777
+def _cells(path):
+    "The header and the rows of a CSV file as lists of stripped texts; ValueError names the line that does not fit."
+    with nullcontext(path) if hasattr(path, 'read') else open(path, newline='', encoding='utf-8-sig') as file:
+        try: lines = [(reader.line_num, [cell.strip() for cell in row]) for reader in [csv.reader(file)] for row in reader if row]
+        except (csv.Error, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a CSV file in UTF-8 ({e})") from None
+    if not lines: raise ValueError(f"{path}: the file is empty")
+    (_, header), *rows = lines
+    for i, name in enumerate(header):
+        if not name: raise ValueError(f"{path}: column {i + 1} has no name")
+        if name in header[:i]: raise ValueError(f"{path}: the column {name!r} comes twice")
+    for line, row in rows:
+        if len(row) != len(header): raise ValueError(f"{path}: line {line} has {len(row)} cells, and the header has {len(header)}")
+    return header, [row for _, row in rows]
+
+# %% ../nbs/29_candidates.ipynb #03b222fa
 def read_candidates(
     path,  # CSV file with the columns `network`, `cost` and one per task
 ):         # the checked table
     "The candidates of a CSV file; ValueError names the file, and the row and column at fault; OSError if it can't be read."
-    try: cells = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True, encoding='utf-8-sig')
-    except pd.errors.EmptyDataError: raise ValueError(f"{path}: the file is empty") from None
-    except (pd.errors.ParserError, UnicodeDecodeError) as e: raise ValueError(f"{path}: not a CSV file ({str(e).strip()})") from None
-    if 'network' not in cells: raise ValueError(f"{path}: there is no column 'network' among {', '.join(map(repr, cells))}")
-    return check_candidates(cells.set_index('network').map(str.strip).replace({'': np.nan, 'nan': np.nan}), source=str(path))
+    header, rows = _cells(path)
+    if 'network' not in header: raise ValueError(f"{path}: there is no column 'network' among {', '.join(map(repr, header))}")
+    cells = pd.DataFrame(rows, columns=header, dtype=object).set_index('network')
+    return check_candidates(cells.replace({'': np.nan, 'nan': np.nan}), source=str(path))
 
-# %% ../nbs/29_candidates.ipynb #6843ed6a
+# %% ../nbs/29_candidates.ipynb #b001ce3f
+def _number(value):
+    "`value` as a float, NaN where it is not a number."
+    try: return float('nan') if isinstance(value, str) else float(value)
+    except (TypeError, ValueError): return float('nan')
+
 @dataclass(frozen=True)
 class Objective:
     "How the losses of all tasks become one number to minimise; ValueError, when used, names a task that is unknown or lacks a reference."
@@ -86,14 +110,19 @@ class Objective:
     reference:dict=None          # for 'relative': value per task; None: the full-size single-task networks of the table
 
     def __post_init__(self):
+        for what in ('weights', 'require', 'reference'): object.__setattr__(self, what, dict(() if getattr(self, what) is None else getattr(self, what)))
+        if isinstance(self.higher_is_better, str): object.__setattr__(self, 'higher_is_better', (self.higher_is_better,))
         if self.kind not in ('sum', 'relative'): raise ValueError(f"there is no objective {self.kind!r}: choose 'sum' or 'relative'")
-        for task, w in (self.weights or {}).items():
-            if not (np.isfinite(w) and w >= 0): raise ValueError(f"the weight of task {task!r} is {w}; a weight is a finite number, at least 0")
+        if self.reference and self.kind != 'relative': raise ValueError("a reference is only used by the objective 'relative'")
+        for task, w in self.weights.items():
+            if not 0 <= _number(w) < np.inf: raise ValueError(f"the weight of task {task!r} is {w!r}; a weight is a finite number, at least 0")
+        for task, bound in self.require.items():
+            if not np.isfinite(_number(bound)): raise ValueError(f"the requirement on task {task!r} is {bound!r}; it is a finite number")
 
-# %% ../nbs/29_candidates.ipynb #19899194
+# %% ../nbs/29_candidates.ipynb #d92e03e8
 def _reference(objective, table, tasks):
     "What 'relative' divides by, (tasks,)."
-    values = dict(objective.reference or {})
+    values = dict(objective.reference)
     for t in tasks:
         single = network_name([t], columns=tasks)
         if t not in values and single not in table.index:
@@ -101,39 +130,39 @@ def _reference(objective, table, tasks):
         if not values.setdefault(t, table[t].get(single)) > 0: raise ValueError(f"task {t!r}: the reference {values[t]} is not above 0")
     return np.array([values[t] for t in tasks])
 
-# %% ../nbs/29_candidates.ipynb #6d1fa657
+# %% ../nbs/29_candidates.ipynb #67a88f33
 def to_minimise(
     table,      # checked candidates
     objective,  # an `Objective`
 ):              # (networks, tasks) float: NaN where not solved, inf where the requirement is not met
     "What each network adds to the objective for each task, were it the one to serve it."
     tasks = list(table.columns[1:])
-    for t in [*(objective.weights or {}), *(objective.require or {}), *objective.higher_is_better]:
+    for t in [*objective.weights, *objective.require, *objective.reference, *objective.higher_is_better]:
         if t not in tasks: raise ValueError(f"there is no task {t!r} among {', '.join(map(repr, tasks))}")
     values = table.to_numpy()[:, 1:]
     sign = np.array([-1. if t in objective.higher_is_better else 1. for t in tasks])
     if objective.kind == 'relative': result = 1 + sign*(values/_reference(objective, table, tasks) - 1)
     else:                            result = values*sign
     if objective.weights: result = result*[objective.weights.get(t, 1.) for t in tasks]
-    for t, bound in (objective.require or {}).items():
+    for t, bound in objective.require.items():
         j = tasks.index(t)
         result[:, j] = np.where(values[:, j]*sign[j] > bound*sign[j], np.inf, result[:, j])
         if not np.isfinite(result[:, j]).any(): raise ValueError(f"no network meets the requirement of {bound} on task {t!r}")
     return result
 
-# %% ../nbs/29_candidates.ipynb #0b0c1c6a
+# %% ../nbs/29_candidates.ipynb #0e5e2b13
 def common_unit(
     costs,    # (networks,) float ≥ 0
-    budgets,  # (budgets,) float
-):            # costs and budgets in units (float, whole), the unit, and the slack that sums need
+    budgets,  # (budgets,) numbers
+):            # costs and budgets in units (float, whole), the unit (a Fraction), and the slack that sums need
     "Costs in whole units and budgets rounded down to them; where doubles can't hold the sums (2^53 units): as they are, and a relative slack of 1e-12."
     distinct, where = np.unique(costs, return_inverse=True)
     exact = [Fraction(repr(float(c))) for c in distinct]
     base = lcm(*(c.denominator for c in exact))
     unit = Fraction(gcd(*(int(c*base) for c in exact)) or 1, base)
-    units, limits = [int(c/unit) for c in exact], [Fraction(repr(float(b)))//unit for b in budgets]
-    if max(*units, *limits) > 2**53: return np.asarray(costs, float), np.asarray(budgets, float), 1., 1e-12*max(budgets)
-    return np.array(units, float)[where], np.array(limits, float), float(unit), 0.
+    units, limits = [int(c/unit) for c in exact], [Fraction(b)*(1 + Fraction(1, 10**12))//unit for b in budgets]
+    if max(*units, *limits) > 2**53: return np.asarray(costs, float), np.array([float(b) for b in budgets]), Fraction(1), 1e-12*float(max(budgets))
+    return np.array(units, float)[where], np.array(limits, float), unit, 0.
 
 # %% ../nbs/29_candidates.ipynb #80eed540
 def task_groups(
@@ -174,10 +203,10 @@ def higher_order(
     predicted.insert(0, 'cost', costs.iloc[0] if len(costs) else 1.)
     return pd.concat([table[table.notna().sum(axis=1) <= 3], predicted])
 
-# %% ../nbs/29_candidates.ipynb #29aa39ed
+# %% ../nbs/29_candidates.ipynb #de5db630
 def affinity_candidates(
     pairwise,      # affinities, rows partner, columns target; higher is better
-    alone=0.,      # what a task scores alone: a number, a Series per task, or 'mean' of the task's column
+    alone=0.,      # what a task scores alone: a number, a dict or Series by task, or 'mean' of the task's column
     largest=None,  # most tasks in a group; None: all
 ) -> pd.DataFrame: # candidates: every group as a network of cost 1, columns minus the predicted affinity
     "Groups predicted from a pairwise table by the mean over partners (Fifty et al. 2021); ValueError names a pair without affinity."
@@ -187,12 +216,15 @@ def affinity_candidates(
     if len(missing): raise ValueError(f"there is no affinity for partner {tasks[missing[0][0]]!r} and target {tasks[missing[0][1]]!r}")
     names, solves = task_groups(tasks, 1, largest)
     values = _group_mean(pairs, solves)
-    values[:len(tasks)][np.eye(len(tasks), dtype=bool)] = pairwise.mean() if isinstance(alone, str) and alone == 'mean' else alone
+    if isinstance(alone, str) and alone == 'mean': alone = dict(zip(tasks, np.where(np.eye(len(tasks)), 0., pairs).sum(0)/max(len(tasks) - 1, 1)))
+    for i, t in enumerate(tasks):
+        values[i, i] = _number(alone.get(t) if hasattr(alone, 'get') else alone)
+        if not np.isfinite(values[i, i]): raise ValueError(f"what task {t!r} scores alone must be a finite number, and is {alone.get(t) if hasattr(alone, 'get') else alone!r}")
     table = pd.DataFrame(-values, pd.Index(names, name='network'), tasks)
     table.insert(0, 'cost', 1.)
     return table
 
-# %% ../nbs/29_candidates.ipynb #2990d590
+# %% ../nbs/29_candidates.ipynb #e1180059
 @dataclass(frozen=True)
 class Instance:
     "One selection problem as arrays, and what is needed to read the answer."
@@ -201,11 +233,16 @@ class Instance:
     cost:np.ndarray      # (networks,) in units
     rank:np.ndarray      # (networks,) place of the name in the alphabet
     budgets:np.ndarray   # (budgets,) in units, the decoders' share taken off
-    unit:float           # what one unit costs
+    unit:Fraction        # what one unit costs
     slack:float          # rounding of cost sums, 0 where units are whole
-    fixed:float          # cost of all decoders
+    fixed:Fraction       # cost of all decoders
 
-# %% ../nbs/29_candidates.ipynb #7d812663
+    def spent(self, chosen): # numbers of networks, each once
+        "What these networks cost, decoders included."
+        total = self.cost[chosen].sum()
+        return float(total + self.fixed) if self.slack else float(Fraction(int(total))*self.unit + self.fixed)
+
+# %% ../nbs/29_candidates.ipynb #57b516ea
 def instance(
     candidates,        # table of candidates
     budgets,           # the budgets, in the unit of the table's `cost`
@@ -214,15 +251,13 @@ def instance(
 ) -> Instance:
     "The arrays of a selection problem; ValueError names the value at fault."
     table = check_candidates(candidates)
-    for what, values in (('budget', budgets), ('decoder cost', [decoder_cost])):
-        for v in values:
-            if not v >= 0: raise ValueError(f"the {what} {v} is not a number of at least 0")
-    loss = to_minimise(table, objective)
-    T, cost = loss.shape[1], table['cost'].to_numpy()
-    fixed = T*float(decoder_cost)
-    most = T*cost.max() + fixed
-    left = [min(float(b), most) for b in budgets]
-    if decoder_cost: left = [float(Fraction(repr(b)) - T*Fraction(repr(float(decoder_cost)))) for b in left]
+    if not len(budgets): raise ValueError("there is no budget to select for")
+    for b in budgets:
+        if not _number(b) >= 0: raise ValueError(f"the budget {b!r} is not a number of at least 0")
+    if not 0 <= _number(decoder_cost) < np.inf: raise ValueError(f"the decoder cost {decoder_cost!r} is not a finite number of at least 0")
+    loss, cost = to_minimise(table, objective), table['cost'].to_numpy()
+    fixed = loss.shape[1]*Fraction(repr(float(decoder_cost)))
+    left = [Fraction(repr(min(float(b), float(cost.sum() + fixed)))) - fixed for b in budgets]
     units, limits, unit, slack = common_unit(cost, left)
     rank = np.empty(len(table), np.int64)
     rank[np.argsort(table.index.to_numpy())] = np.arange(len(table))

@@ -47,7 +47,7 @@ def _version(show):
 def _program(version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Print the version.')] = False):
     "Which tasks should be learned together?"
 
-# %% ../nbs/41_cli.ipynb #8de4addb
+# %% ../nbs/41_cli.ipynb #36c04be4
 def _pairs(option, texts):
     "{task: value} of texts `TASK=VALUE`; a usage error names the text that is not."
     pairs = {}
@@ -63,11 +63,11 @@ def _budgets(text):
     try:
         first, last, step = map(Fraction, text.split(':'))
         if not step > 0 or last < first: raise ValueError
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, ZeroDivisionError, OverflowError):
         raise typer.BadParameter(f"{text!r} is not of the form FIRST:LAST:STEP, as in 1:5:0.5", param_hint='--budgets') from None
     return [float(first + i*step) for i in range(int((last - first)/step) + 1)]
 
-# %% ../nbs/41_cli.ipynb #1c909081
+# %% ../nbs/41_cli.ipynb #613a920f
 def _console():
     "Prints plain text: as wide as the terminal, and unwrapped where the output goes elsewhere."
     return Console(width=None if sys.stdout.isatty() else 200, highlight=False, markup=False, soft_wrap=True)
@@ -89,10 +89,10 @@ def _listing(budgets, selections):
 
 def _record(budget, selection):
     "What `--json` prints of a selection."
-    return dict(budget=budget, networks=list(selection.networks), solves=selection.solves, losses=selection.losses.to_dict(),
+    return dict(budget=budget if budget < float('inf') else None, networks=list(selection.networks), solves=selection.solves, losses=selection.losses.to_dict(),
                 total=selection.total, cost=selection.cost, solver=selection.solver)
 
-# %% ../nbs/41_cli.ipynb #3d4b21ab
+# %% ../nbs/41_cli.ipynb #0a3eb9ee
 _Solver = Enum('Solver', {s: s for s in ('auto', *SOLVERS)}, type=str)
 _Kind = Enum('Objective', dict(sum='sum', relative='relative'), type=str)
 
@@ -119,7 +119,7 @@ def select(
         table = read_candidates(on)
         chosen = [s.on(table) for s in chosen]
     records = [_record(b, s) for b, s in zip(amounts, chosen)]
-    if json: typer.echo(jsonlib.dumps(records if budget is None else records[0], indent=2))
+    if json: typer.echo(jsonlib.dumps(records if budget is None else records[0], indent=2, allow_nan=False))
     else:
         drawn = {s.networks: _drawing(b, s, table) for b, s in reversed([*zip(amounts, chosen)])}  # once, at its least budget
         _console().print(_listing(amounts, chosen), *reversed(drawn.values()), f'solver: {chosen[0].solver}', sep='\n')
@@ -151,9 +151,10 @@ def study(
     console.print(f"{len(list(out.glob('*.csv')))} tables and {len(list(out.glob('*.svg')))} figures are in {out}. The report:")
     console.print(str(page.resolve()))
 
-# %% ../nbs/41_cli.ipynb #1b67e7c0
+# %% ../nbs/41_cli.ipynb #67365cfb
 def main():
-    "The program `its_a_match`."
+    "The program `its_a_match`; where the terminal can't show a sign, ½ say, it shows a question mark."
+    for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors='replace')
     app()
 
 if __name__ == '__main__' and globals().get('__spec__'): main()

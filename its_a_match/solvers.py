@@ -93,7 +93,7 @@ def _search(loss, cost, rank, budget, limit, cost_limit, penalty, depth):
         d += 1
     return best, key
 
-# %% ../nbs/27_solvers.ipynb #7d45c22e
+# %% ../nbs/27_solvers.ipynb #44973e9c
 def branch_and_bound(
     loss,      # (tasks, networks) float, `inf` where not solved
     cost,      # (networks,) float ≥ 0
@@ -107,8 +107,9 @@ def branch_and_bound(
     for b in np.asarray(budgets, float) + slack:
         depth = int(np.searchsorted(np.sort(cost).cumsum(), b, side='right'))
         best, key = _search(loss, cost, rank, b, -np.inf, -np.inf, penalty, depth)
+        limit = tie_limit(key[0])
         for again in range(2 if slack else 1):
-            best, key = _search(loss, cost, rank, b, tie_limit(key[0]), key[1] + slack if again else -np.inf, penalty, depth)
+            best, key = _search(loss, cost, rank, b, limit, key[1] + slack if again else -np.inf, penalty, depth)
         rows.append(best)
     return np.array(rows)
 
@@ -120,31 +121,43 @@ def _minimise(objective, rules, allowed):
     if result.x is None: raise RuntimeError(f"HiGHS stopped without a solution: {result.message}")
     return np.round(result.x)
 
-# %% ../nbs/27_solvers.ipynb #ef6063f7
+# %% ../nbs/27_solvers.ipynb #71a1015e
+def _choose(objective, rules, allowed, task, net, loss, cost, budget, limit):
+    "The choice, (tasks,) int, that minimises `objective` and truly keeps to `budget` and `limit`; None where nothing fits."
+    T, N = loss.shape
+    while True:
+        best = _minimise(objective, rules, allowed)
+        if best is None: return None
+        choice = net[best[N:] > .5]
+        used = np.unique(choice)
+        cut = np.zeros(len(objective))
+        if cost[used].sum() > budget: cut[used] = 1
+        elif loss[np.arange(T), choice].sum() > limit: cut[N:] = best[N:]
+        else: return choice
+        rules.append(LinearConstraint(cut, ub=cut.sum() - 1))
+
+# %% ../nbs/27_solvers.ipynb #cd26c71b
 def _program(loss, cost, rank, budget, slack):
     "The best choice under one `budget` by a sequence of integer programs, or all −1 where the budget is too small."
-    (T, N), (task, net) = loss.shape, np.nonzero(np.isfinite(loss))
+    (T, N), (task, net) = loss.shape, np.nonzero(np.isfinite(loss) & (cost <= budget))
     E, x, y = len(task), np.zeros(N), np.zeros(len(task))
+    if len(np.unique(task)) < T: return np.full(T, -1)
     serve = sparse.csr_array((np.ones(E), (task, N + np.arange(E))), (T, N + E))
     use = sparse.csr_array((np.r_[np.ones(E), -np.ones(E)], (np.r_[:E, :E], np.r_[N:N+E, net])), (E, N + E))
-    grain = max(1., cost.max()/1e6)
-    regret, spend, allowed = (loss - loss.min(1, keepdims=True))[task, net], np.r_[cost/grain, y], np.ones(N + E)
+    grain, scale = max(1., budget/1e6), 1e7/max(1., np.abs(loss[task, net]).max())
+    floor = np.array([loss[t, net[task == t]].min() for t in range(T)])
+    regret, spend, allowed = loss[task, net] - floor[task], np.r_[np.minimum(cost, 2*budget)/grain, y], np.ones(N + E)
     rules = [LinearConstraint(serve, 1, 1), LinearConstraint(use, ub=0), LinearConstraint(spend, ub=budget/grain)]
-    def choose(objective):
-        best = _minimise(objective, rules, allowed)
-        return None if best is None else net[best[N:] > .5]
-    scale = 1e7/max(1., np.abs(loss[task, net]).max())
-    choice = choose(np.r_[x, regret*scale])
+    given = task, net, loss, cost, budget
+    choice = _choose(np.r_[x, regret*scale], rules, allowed, *given, np.inf)
     if choice is None: return np.full(T, -1)
-    least = loss[np.arange(T), choice].sum()
-    floor = loss.min(1).sum()
-    allowed[N:] = regret <= tie_limit(least) - floor
-    rules.append(LinearConstraint(np.r_[x, regret*scale], ub=(tie_limit(least) - floor)*scale))
-    for objective, free in ((spend, slack/grain), (np.r_[x + 1, y], 0), *((np.r_[x, np.where(task == t, rank[net], 0)], 0) for t in range(T))):
-        choice = choose(objective)
-        x_y = np.r_[np.isin(np.arange(N), choice), y]
-        x_y[N:][choice[task] == net] = 1
-        rules.append(LinearConstraint(objective, ub=objective @ x_y + free))
+    limit = tie_limit(loss[np.arange(T), choice].sum())
+    allowed[N:] = regret <= limit - floor.sum()
+    rules.append(LinearConstraint(np.r_[x, regret*scale], ub=(limit - floor.sum())*scale + 1e-6))
+    names = [(np.r_[x, np.where(task == t, rank[net], 0)], 0) for t in range(T)]
+    for objective, free in ((spend, slack/grain), (np.r_[x + 1, y], 0), *names):
+        choice = c if (c := _choose(objective, rules, allowed, *given, limit)) is not None else choice
+        rules.append(LinearConstraint(objective, ub=objective @ np.r_[np.isin(np.arange(N), choice), choice[task] == net] + free))
     return choice
 
 # %% ../nbs/27_solvers.ipynb #895dbdf2

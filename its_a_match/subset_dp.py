@@ -5,11 +5,11 @@
 # %% auto #0
 __all__ = ['blocks', 'subset_dp']
 
-# %% ../nbs/28_subset_dp.ipynb #ab317587
+# %% ../nbs/28_subset_dp.ipynb #fefd0e2d
 import numpy as np
 from numba import njit
 
-from .solvers import _before, tie_limit
+from .solvers import tie_limit
 
 # %% ../nbs/28_subset_dp.ipynb #2e77aaa7
 @njit(cache=True)
@@ -150,15 +150,27 @@ def _least(table, begin, fronts, row, left):
         else: high = middle
     return fronts[1, low-1] if low > begin[row] else np.inf
 
-# %% ../nbs/28_subset_dp.ipynb #b00b9b9c
+# %% ../nbs/28_subset_dp.ipynb #b32902a0
 @njit(cache=True)
-def _trace(mask, left, slack, count, choice, best, fewest, loss, cost, rank, first, block_cost, block_loss, table, begin, fronts):
+def _worse(choice, mask, best):
+    "Whether `choice`, with the tasks of `mask` still open, can no longer come before `best`; networks are numbered by name."
+    for t in range(len(choice)):
+        if mask >> t & 1: return False
+        if choice[t] != best[t]: return choice[t] > best[t]
+    return True
+
+# %% ../nbs/28_subset_dp.ipynb #694c4cb6
+@njit(cache=True)
+def _trace(mask, left, slack, count, choice, best, fewest, widest, loss, cost, first, block_cost, block_loss, table, begin, fronts):
     "Into `best` and `fewest`: the first choice that serves `mask` within `left` and `slack`, and how many networks it has."
-    T = len(choice)
-    if mask == 0 and (count < fewest[0] or (count == fewest[0] and _before(choice, best, rank))):
+    T, still = len(choice), 0
+    for t in range(T): still += mask >> t & 1
+    needed = count + (still + widest - 1)//widest
+    if needed > fewest[0] or (needed == fewest[0] and _worse(choice, mask, best)): return
+    if mask == 0:
         fewest[0] = count
         for t in range(T): best[t] = choice[t]
-    if mask == 0 or count >= fewest[0]: return
+        return
     low = mask & -mask
     others = mask ^ low
     sub = others
@@ -175,12 +187,12 @@ def _trace(mask, left, slack, count, choice, best, fewest, loss, cost, rank, fir
                 if total + rest > slack: continue
                 for t in range(T):
                     if s >> t & 1: choice[t] = n
-                _trace(others ^ sub, left - cost[n], slack - total, count + 1, choice, best, fewest, loss, cost, rank,
+                _trace(others ^ sub, left - cost[n], slack - total, count + 1, choice, best, fewest, widest, loss, cost,
                        first, block_cost, block_loss, table, begin, fronts)
         if sub == 0: break
         sub = (sub - 1) & others
 
-# %% ../nbs/28_subset_dp.ipynb #7ab881f5
+# %% ../nbs/28_subset_dp.ipynb #97f5d762
 def subset_dp(
     loss,      # (tasks, networks) float, `inf` where not solved
     cost,      # (networks,) float ≥ 0
@@ -191,7 +203,11 @@ def subset_dp(
 ):             # (budgets, tasks) int: the network that serves each task, −1 where the budget is too small
     "Exact selection by dynamic programming over subsets of tasks: O(Σ 2^tasks of a network + 3^tasks · units of budget), for all budgets together."
     T, budgets = len(loss), np.asarray(budgets, float) + slack
-    most = min(budgets.max(), T*cost.max() + slack)
+    by_name = np.argsort(rank)
+    kept = by_name[cost[by_name] <= budgets.max()]
+    if not len(kept): return np.full((len(budgets), T), -1)
+    loss, cost = loss[:, kept], cost[kept]
+    most, widest = min(budgets.max(), T*cost.max() + slack), int(np.isfinite(loss).sum(0).max())
     first, block_cost, block_loss = blocks(loss, cost)
     table, begin, fronts = np.empty((0, 0)), np.zeros(0, np.int64), np.empty((2, 0))
     if slack or most >= columns:
@@ -207,7 +223,7 @@ def subset_dp(
         if (limit, spend) != known:
             best, known = np.full(T, -1), (limit, spend)
             reach = limit + 1e-14*max(1., abs(limit))  # sums taken in another order differ in the last digits
-            if limit < np.inf: _trace(2**T - 1, spend, reach, 0, np.zeros(T, np.int64), best, np.array([T + 1]), loss, cost, rank,
+            if limit < np.inf: _trace(2**T - 1, spend, reach, 0, np.zeros(T, np.int64), best, np.array([T + 1]), widest, loss, cost,
                                       first, block_cost, block_loss, table, begin, fronts)
         rows.append(best)
-    return np.array(rows)
+    return np.append(kept, -1)[np.array(rows)]

@@ -113,10 +113,11 @@ def canonical_name(
     head, size, variant = _cut_size(name)
     return head + ('' if size == 1 else f'@{size:g}') + (f'+{variant}' if variant else '')
 
-# %% ../nbs/00_tasks.ipynb #2439e4b0
+# %% ../nbs/00_tasks.ipynb #810f1e9a
 def display_name(
-    name, # name of a network, in either spelling
+    name, # name of a network, in either spelling, or any other text
 )->str:   # 'S½' for 'S@0.5'; other names as they are
-    "The spelling used in figures; ValueError as `canonical_name`."
-    head, size, variant = _cut_size(name)
-    return head + '½' + (f'+{variant}' if variant else '') if size == 0.5 else canonical_name(name)
+    "The spelling used in figures."
+    try: head, size, variant = _cut_size(name)
+    except ValueError: return name
+    return head + '½' + (f'+{variant}' if variant else '') if size == 0.5 else name

@@ -9,7 +9,7 @@ from hypothesis import given, settings, strategies as st
 
 from its_a_match.candidates import common_unit, read_candidates
 from its_a_match.published import published_dir, which_tasks_losses
-from its_a_match.selection import (affinity_candidates, all_in_one, all_single, early_stopping, frontier, higher_order,
+from its_a_match.selection import (Objective, affinity_candidates, all_in_one, all_single, early_stopping, frontier, higher_order,
                                    pessimal, random_groupings, select_for, select_networks)
 
 VAL, TEST, EARLY = map(which_tasks_losses, ('val', 'test', 'early'))
@@ -181,3 +181,74 @@ def test_relative_needs_single_task_networks():
 
 def test_published_file_is_a_candidates_table():
     pd.testing.assert_frame_equal(read_candidates(published_dir()/'which_tasks_val.csv'), VAL)
+
+def table(text): return read_candidates(StringIO(text))
+
+def test_a_cost_far_above_the_budget():
+    flops = table('network,cost,a,b\na,1,.1,\nb,1,,.2\na+b,1,.2,.3\nA+b,5000000000,.1,.1')
+    for solver in SOLVERS: assert select_networks(flops, 2, solver).networks == ('a', 'b')
+    assert [s.networks for s in select_for(flops, [1, 6e9])] == [('a+b',), ('A+b',)]
+
+@given(st.lists(st.decimals('0.001', 40, places=3), min_size=2, max_size=5))
+def test_what_a_selection_costs_is_a_budget_for_it(costs):
+    names = list('abcde')[:len(costs)]
+    singles = pd.DataFrame([{'cost': float(c), n: .1} for n, c in zip(names, costs)], names)
+    chosen = select_networks(singles, np.inf)
+    assert select_networks(singles, chosen.cost).networks == chosen.networks
+    assert select_networks(singles, sum(float(c) for c in costs)).cost == chosen.cost == float(sum(costs))
+
+@pytest.mark.parametrize('text, budget', [
+    ('network,cost,a,b\nca0,0,1000,\ncb2,2,,0\ncb4,2,1e-6,1000\ncc5,1,0,', 2),
+    ('network,cost,a,b\nca0,0.5,0.2000000000005,0.2\nca2,0.5,,0.1000000000005\nab3,0.5,0.3000000000001,\nab1,0.5,0.1,', .5),
+    ('network,cost,a\np,0.30000000000000004,.1\nq,0.3,.2', .3)])
+def test_milp_keeps_to_budgets_and_ties(text, budget):
+    assert len({select_networks(table(text), budget, solver).networks for solver in SOLVERS}) == 1
+
+def test_ties_without_a_common_unit():
+    near = table('network,cost,a,b\nq,804.3566548568017,0.1,0.1\np,438.23022141737391,0.0999999999997,0.100000000002\nr,0.1234567890123456,0.5,')
+    for solver in SOLVERS: assert select_networks(near, 2000, solver).networks == ('q',)
+
+def test_hundreds_of_equal_networks():
+    rows = [{'cost': 1., 'abcdefghijkl'[i % 12]: .1} for i in range(240)]
+    equal = pd.DataFrame(rows, [f'n{i:03}' for i in range(240)])[['cost', *'abcdefghijkl']]
+    assert select_networks(equal, 12).networks == tuple(f'n{i:03}' for i in range(12))
+
+def test_random_and_pessimal_beyond_one_network_a_task():
+    means = [random_groupings(VAL, b, n=200)['mean'] for b in (5, 6, 8)]
+    assert means[0] > means[1] > means[2]
+    assert np.isfinite(random_groupings(VAL, 2.5, n=50, require=dict(S=.075))['mean'])
+    few = VAL.loc[['S', 'D', 'N', 'K', 'E', 'SD', 'NK', 'SDNKE']]
+    from itertools import combinations
+    worst = [few.loc[list(c), list('SDNKE')].min().sum(skipna=False) for c in combinations(few.index, 7)]
+    assert pessimal(few, 7).total == pytest.approx(max(worst))
+    with pytest.raises(ValueError, match='costs exactly 1.25'): pessimal(VAL, 1.25)
+    assert random_groupings(VAL, 1.5, n=20, decoder_cost=.1)['mean'] == pytest.approx(VAL.loc['SDNKE', list('SDNKE')].sum())
+
+def test_alone_goes_by_name():
+    flat = pd.DataFrame(np.where(np.eye(3), 9., 1.), list('abc'), list('abc'))
+    groups = affinity_candidates(flat, alone=pd.Series(dict(c=3., b=2., a=1.)))
+    assert [groups.at[t, t] for t in 'abc'] == [-1, -2, -3]
+    assert affinity_candidates(flat, alone='mean').at['a', 'a'] == -1
+    with pytest.raises(ValueError, match="what task 'b' scores alone"): affinity_candidates(flat, alone=dict(a=1))
+
+@pytest.mark.parametrize('text, message', [
+    ('network,cost,a,b\nx,1,.1,.2,.3\n', 'line 2 has 5 cells, and the header has 4'), ('network,cost,a,b\nx,1,.1\n', 'line 2 has 3 cells'),
+    ('network,cost,a,a\nx,1,.1,.2\n', "the column 'a' comes twice"), (',network,cost,a\n0,x,1,.1\n', 'column 1 has no name')])
+def test_ragged_files_are_refused(text, message):
+    with pytest.raises(ValueError, match=message): table(text)
+
+@pytest.mark.parametrize('options, message', [
+    (dict(require=dict(S=np.nan)), "requirement on task 'S' is nan"), (dict(objective='relative', reference=dict(Q=1)), "no task 'Q'"),
+    (dict(reference=dict(S=1)), "only used by the objective 'relative'"), (dict(higher_is_better='seg'), "no task 'seg'"),
+    (dict(objective=Objective(), weights=dict(S=1)), 'weights: give these'), (dict(weights=dict(S='2')), "weight of task 'S' is '2'"),
+    (dict(decoder_cost=np.inf), 'decoder cost inf')])
+def test_nothing_is_guessed(options, message):
+    with pytest.raises(ValueError, match=message): select_networks(VAL, 2.5, **options)
+
+def test_odd_arguments():
+    with pytest.raises(ValueError, match='no budget'): frontier(VAL, [])
+    with pytest.raises(ValueError, match="the budget '2'"): select_networks(VAL, '2')
+    with pytest.raises(ValueError, match='must hold the names'): select_networks(VAL.reset_index(), 2)
+    with pytest.raises(ValueError, match='column name 1 is not a text'): select_networks(VAL.rename(columns=dict(S=1)), 2)
+    assert str(select_networks(VAL.rename(dict(SDN='resnet@v2+')), 2)) .startswith('resnet@v2+ + NKE')
+    assert select_networks(VAL, 2.5).on(TEST.assign(X=np.nan).drop(index='E')).total == pytest.approx(.44612)
