@@ -37,7 +37,7 @@ class Selection:
 
     def __str__(self): return f"{' + '.join(map(display_name, self.networks))}: total {self.total:.5g} at cost {self.cost:g}"
 
-# %% ../nbs/30_selection.ipynb #ba92629e
+# %% ../nbs/30_selection.ipynb #02c00456
 SOLVERS = {'branch-and-bound': branch_and_bound, 'subset-dp': subset_dp, 'milp': integer_program}
 
 def pick_solver(
@@ -48,7 +48,8 @@ def pick_solver(
     if solver != 'auto':
         if solver not in SOLVERS: raise ValueError(f"there is no solver {solver!r}: choose auto, {', '.join(SOLVERS)}")
         return solver
-    T, units = len(problem.loss), problem.budgets.max() + 1
+    T = len(problem.loss)
+    units = min(problem.budgets.max(), T*problem.cost.max()) + 1
     if problem.slack or units > 4096: return 'subset-dp' if T <= 14 else 'milp'
     blocks, cells = np.exp2(np.isfinite(problem.loss).sum(0)).sum(), 2.**T*units/2
     return 'subset-dp' if T <= 30 and blocks + 3.**T/6*units < 1e12 and cells < 4e8 else 'milp'

@@ -224,6 +224,11 @@ def test_random_and_pessimal_beyond_one_network_a_task():
     with pytest.raises(ValueError, match='costs exactly 1.25'): pessimal(VAL, 1.25)
     assert random_groupings(VAL, 1.5, n=20, decoder_cost=.1)['mean'] == pytest.approx(VAL.loc['SDNKE', list('SDNKE')].sum())
 
+def test_auto_takes_the_dynamic_programme_whatever_the_budget():
+    tasks = list('abcdefghijklmnopqr')
+    many = pd.DataFrame([{'cost': 1., t: .1} for t in tasks for _ in range(300)], [f'{t}{i}' for t in tasks for i in range(300)])[['cost', *tasks]]
+    assert select_networks(many, np.inf).solver == 'subset-dp'
+
 def test_alone_goes_by_name():
     flat = pd.DataFrame(np.where(np.eye(3), 9., 1.), list('abc'), list('abc'))
     groups = affinity_candidates(flat, alone=pd.Series(dict(c=3., b=2., a=1.)))
