@@ -15,13 +15,13 @@ from matplotlib.colors import to_rgb
 
 from .tasks import LETTERS, TASKONOMY, parse_network
 
-# %% ../nbs/32_figures.ipynb #fb6ab9bb
+# %% ../nbs/32_figures.ipynb #69d64f1d
 COLOURS    = ('#000000', '#E69F00', '#0072B2', '#CC79A7', '#009E73', '#D55E00', '#56B4E9') # Okabe and Ito, without yellow
 MARKERS    = 'osD^vXP*p'
 LINESTYLES = ('-', '--', '-.', ':')
 
 def style()->dict: # matplotlib's settings, as put into effect
-    "Puts the style of all figures into effect, until the session ends or another is set."
+    "Puts the style of all figures into effect, until another is set."
     rc = {'figure.dpi': 72, 'savefig.dpi': 150, 'figure.figsize': (3.6, 2.4), 'figure.constrained_layout.use': True,
           'font.size': 10, 'axes.titlesize': 10, 'legend.fontsize': 9, 'legend.frameon': False,
           'axes.spines.top': False, 'axes.spines.right': False, 'axes.prop_cycle': cycler(color=COLOURS),
