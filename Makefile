@@ -47,6 +47,7 @@ clean:
 EXTRAS_dev = [dev]
 
 .venv/ready-%: .venv/bin/python settings.ini setup.py pyproject.toml constraints.txt
+	@echo "Installing into .venv, about a minute."
 	$(PIP) $(LOCK) -e '.$(EXTRAS_$*)'
 	@touch $@
 

@@ -19,13 +19,14 @@ import pandas as pd
 
 from .tasks import canonical_name, network_name
 
-# %% ../nbs/29_candidates.ipynb #1e8318ae
+# %% ../nbs/29_candidates.ipynb #ead6a95b
 def check_candidates(
-    candidates,           # DataFrame, index `network`, columns `cost` and one per task
+    candidates,           # DataFrame, index (or column) `network`, columns `cost` and one per task
     source='candidates',  # what to call the table in messages
 ) -> pd.DataFrame:        # the same with float columns and ASCII names ('S½' becomes 'S@0.5')
     "The table if it is sound; ValueError names the first row and column that are not."
     def refuse(what): raise ValueError(f"{source}: {what}")
+    if 'network' in candidates: candidates = candidates.set_index('network')
     if 'cost' not in candidates: refuse(f"there is no column 'cost' among {', '.join(map(repr, candidates))}")
     if not candidates.columns.is_unique: refuse(f"the column {candidates.columns[candidates.columns.duplicated()][0]!r} comes twice")
     if len(candidates.columns) < 2: refuse("there is no column of losses beside 'cost'")
@@ -45,7 +46,7 @@ def check_candidates(
     table.attrs = candidates.attrs
     return table
 
-# %% ../nbs/29_candidates.ipynb #0ca8ea26
+# %% ../nbs/29_candidates.ipynb #3009a0c1
 def _numbers(candidates, names, refuse):
     "The columns of `candidates` as one float array, cost first."
     columns = ['cost', *candidates.columns.drop('cost')]
@@ -63,6 +64,7 @@ def _check_values(table, values, refuse):
     solved = ~np.isnan(loss)
     def name(rows): return repr(table.index[np.argmax(rows)])
     wrong = ~(np.isfinite(cost) & (cost >= 0))
+    if np.isnan(cost).any(): refuse(f"network {name(np.isnan(cost))} has no cost")
     if wrong.any(): refuse(f"network {name(wrong)} costs {cost[wrong][0]:g}; a cost is a finite number, at least 0")
     wrong = np.isinf(loss)
     if wrong.any(): refuse(f"network {name(wrong.any(1))}, column {table.columns[1 + np.argmax(wrong.any(0))]!r}: a loss is a finite number, or empty where the task is not solved")
@@ -84,13 +86,13 @@ def _cells(path):
         if len(row) != len(header): raise ValueError(f"{path}: line {line} has {len(row)} cells, and the header has {len(header)}")
     return header, [row for _, row in rows]
 
-# %% ../nbs/29_candidates.ipynb #03b222fa
+# %% ../nbs/29_candidates.ipynb #580fd35c
 def read_candidates(
     path,  # CSV file with the columns `network`, `cost` and one per task
 ):         # the checked table
     "The candidates of a CSV file; ValueError names the file, and the row and column at fault; OSError if it can't be read."
     header, rows = _cells(path)
-    if 'network' not in header: raise ValueError(f"{path}: there is no column 'network' among {', '.join(map(repr, header))}")
+    if 'network' not in header: raise ValueError(f"{path}: there is no column 'network' among {', '.join(map(repr, header))}; cells are separated by commas")
     cells = pd.DataFrame(rows, columns=header, dtype=object).set_index('network')
     return check_candidates(cells.replace({'': np.nan, 'nan': np.nan}), source=str(path))
 
@@ -184,23 +186,27 @@ def _group_mean(pairs, solves):
     partners = np.maximum(solves.sum(1, keepdims=True) - 1, 1)
     return np.where(solves, solves @ np.where(np.eye(len(pairs)), 0., pairs) / partners, np.nan)
 
-# %% ../nbs/29_candidates.ipynb #76a560b8
+# %% ../nbs/29_candidates.ipynb #ff3f6b97
 def higher_order(
     candidates,    # with every pair of tasks as a full-size network
     largest=None,  # most tasks in a predicted group; None: all
+    cost=None,     # cost of a predicted network; None: that of the pairs, which must all cost the same
 ) -> pd.DataFrame: # the candidates of one or two tasks, then the predicted ones of three and more
     "HOA of *Which tasks* section 3.3.2; ValueError names a pair that is missing, or two pairs whose costs differ."
     table = check_candidates(candidates)
     tasks = list(table.columns[1:])
     pairs, (names, solves) = np.full((len(tasks),)*2, np.nan), task_groups(tasks, 2, 2)
+    costs, join = {}, ('' if all(len(t) == 1 for t in tasks) else '+').join
     for name, (a, b) in zip(names, (np.flatnonzero(s) for s in solves)):
-        if name not in table.index or table.loc[name].notna().sum() < 3: raise ValueError(f"the pair {name!r} is missing, which predicting larger groups needs")
-        pairs[b, a], pairs[a, b] = table.loc[name, tasks[a]], table.loc[name, tasks[b]]
-    costs = table.cost[names]
-    if costs.nunique() > 1: raise ValueError(f"the pairs {costs.idxmin()!r} and {costs.idxmax()!r} differ in cost, so that of a larger group is not known")
+        name = name if name in table.index else join([tasks[b], tasks[a]])
+        if name not in table.index or table.loc[name].notna().sum() < 3: raise ValueError(f"the pair {join([tasks[a], tasks[b]])!r} is missing, which predicting larger groups needs")
+        pairs[b, a], pairs[a, b], costs[name] = table.loc[name, tasks[a]], table.loc[name, tasks[b]], table.cost[name]
+    if cost is None and len(set(costs.values())) > 1:
+        raise ValueError(f"the pairs {min(costs, key=costs.get)!r} and {max(costs, key=costs.get)!r} differ in cost: give the cost of a larger group as cost=")
+    cost = _number(next(iter(costs.values()), 1.) if cost is None else cost)
     names, solves = task_groups(tasks, 3, largest)
     predicted = pd.DataFrame(_group_mean(pairs, solves), pd.Index(names, name='network'), tasks)
-    predicted.insert(0, 'cost', costs.iloc[0] if len(costs) else 1.)
+    predicted.insert(0, 'cost', cost)
     return pd.concat([table[table.notna().sum(axis=1) <= 3], predicted])
 
 # %% ../nbs/29_candidates.ipynb #de5db630

@@ -47,7 +47,7 @@ def _version(show):
 def _program(version: Annotated[bool, typer.Option('--version', callback=_version, is_eager=True, help='Print the version.')] = False):
     "Which tasks should be learned together?"
 
-# %% ../nbs/41_cli.ipynb #36c04be4
+# %% ../nbs/41_cli.ipynb #4db1aaa9
 def _pairs(option, texts):
     "{task: value} of texts `TASK=VALUE`; a usage error names the text that is not."
     pairs = {}
@@ -59,13 +59,14 @@ def _pairs(option, texts):
     return pairs
 
 def _budgets(text):
-    "The budgets of FIRST:LAST:STEP, exact to the last; a usage error says what is wrong."
+    "The budgets of `2,3.5,8` or FIRST:LAST:STEP, exact to the last; a usage error says what is wrong."
     try:
+        if ':' not in text: return [float(Fraction(b)) for b in text.split(',')]
         first, last, step = map(Fraction, text.split(':'))
         if not step > 0 or last < first: raise ValueError
+        return [float(first + i*step) for i in range(int((last - first)/step) + 1)]
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise typer.BadParameter(f"{text!r} is not of the form FIRST:LAST:STEP, as in 1:5:0.5", param_hint='--budgets') from None
-    return [float(first + i*step) for i in range(int((last - first)/step) + 1)]
+        raise typer.BadParameter(f"{text!r} is not of the form FIRST:LAST:STEP, as in 1:5:0.5, or a list, as in 2,3.5,8", param_hint='--budgets') from None
 
 # %% ../nbs/41_cli.ipynb #613a920f
 def _console():
@@ -92,7 +93,7 @@ def _record(budget, selection):
     return dict(budget=budget if budget < float('inf') else None, networks=list(selection.networks), solves=selection.solves, losses=selection.losses.to_dict(),
                 total=selection.total, cost=selection.cost, solver=selection.solver)
 
-# %% ../nbs/41_cli.ipynb #0a3eb9ee
+# %% ../nbs/41_cli.ipynb #054dd62a
 _Solver = Enum('Solver', {s: s for s in ('auto', *SOLVERS)}, type=str)
 _Kind = Enum('Objective', dict(sum='sum', relative='relative'), type=str)
 
@@ -100,13 +101,13 @@ _Kind = Enum('Objective', dict(sum='sum', relative='relative'), type=str)
 def select(
     losses: Annotated[Path, typer.Argument(help='CSV with the columns network, cost and one per task, empty where a network does not solve the task.')],
     budget: Annotated[float, typer.Option(help='Highest total cost.', min=0)] = None,
-    budgets: Annotated[str, typer.Option(help='Several budgets, FIRST:LAST:STEP.')] = None,
+    budgets: Annotated[str, typer.Option(help='Several budgets: FIRST:LAST:STEP, or a list with commas.', metavar='RANGE|LIST')] = None,
     on: Annotated[Path, typer.Option(help='Score the chosen networks on another table, their test losses say.')] = None,
     solver: Annotated[_Solver, typer.Option(help='All are exact; auto takes the fastest.')] = _Solver.auto,
     objective: Annotated[_Kind, typer.Option(help='Sum the losses, or the losses relative to the full-size single-task networks.')] = _Kind.sum,
-    weight: Annotated[list[str], typer.Option(help='TASK=WEIGHT, 1 where not given.')] = [],
-    require: Annotated[list[str], typer.Option(help='TASK=LOSS, the highest loss allowed.')] = [],
-    higher_is_better: Annotated[list[str], typer.Option(help='A task whose column is not a loss (accuracy).')] = [],
+    weight: Annotated[list[str], typer.Option(metavar='TASK=WEIGHT', help='Weight of a task, 1 where not given. Repeat for more tasks.')] = [],
+    require: Annotated[list[str], typer.Option(metavar='TASK=VALUE', help='Highest loss allowed, or lowest value where higher is better. Repeat for more tasks.')] = [],
+    higher_is_better: Annotated[list[str], typer.Option(metavar='TASK', help='A task whose column is not a loss (accuracy); its values count with a minus. Repeat for more tasks.')] = [],
     decoder_cost: Annotated[float, typer.Option(help='Cost of one decoder, paid once per task.', min=0)] = 0.,
     json: Annotated[bool, typer.Option('--json', help='Print JSON for programs.')] = False,
 ):
@@ -124,18 +125,18 @@ def select(
         drawn = {s.networks: _drawing(b, s, table) for b, s in reversed([*zip(amounts, chosen)])}  # once, at its least budget
         _console().print(_listing(amounts, chosen), *reversed(drawn.values()), f'solver: {chosen[0].solver}', sep='\n')
 
-# %% ../nbs/41_cli.ipynb #a245d4c8
-HEADLINES = {'which_tasks_table_7': ('Total test loss under each budget (Which tasks, Table 7), regenerated', None),
+# %% ../nbs/41_cli.ipynb #62498d26
+HEADLINES = {'which_tasks_table_7_compared': ('Total test loss under each budget: Which tasks, Table 7, regenerated and as printed', None),
              'match_agreement': ('Agreement of the published affinity scores with the published gains (p and interval are those of spearman)',
                                  'split alone score pearson spearman lo hi p target_spearman top1 gain_lost'.split())}
 
 def _headline(title, table):
     "A rich Table of what a study wrote."
-    shown = Table(*map(str, table.columns), title=title, box=None, pad_edge=False, title_justify='left')
+    shown = Table(*('' if str(c).startswith('Unnamed') else str(c) for c in table.columns), title=title, box=None, pad_edge=False, title_justify='left')
     for row in table.itertuples(index=False): shown.add_row(*('' if pd.isna(v) else f'{v:.3f}' if isinstance(v, float) else str(v) for v in row))
     return shown
 
-# %% ../nbs/41_cli.ipynb #4de31185
+# %% ../nbs/41_cli.ipynb #34e58bb2
 @app.command()
 def study(
     out: Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')] = Path('out'),
@@ -147,7 +148,7 @@ def study(
     with console.status('') as status:
         page = run_study(out, only or ('80', '81'), lambda name: status.update(f'running {name}'))
     for name, (title, columns) in HEADLINES.items():
-        if (out/f'{name}.csv').exists(): console.print(_headline(title, pd.read_csv(out/f'{name}.csv', usecols=columns)), '')
+        if (out/f'{name}.csv').exists(): console.print(_headline(title, pd.read_csv(out/f'{name}.csv')[columns or slice(None)]), '')
     console.print(f"{len(list(out.glob('*.csv')))} tables and {len(list(out.glob('*.svg')))} figures are in {out}. The report:")
     console.print(str(page.resolve()))
 

@@ -13,12 +13,13 @@ from .candidates import check_candidates
 from .selection import affinity_candidates, random_groupings, select_networks
 from .tasks import parse_network, network_name
 
-# %% ../nbs/31_evaluation.ipynb #1cdcb918
+# %% ../nbs/31_evaluation.ipynb #16d23c6a
 def _plain(candidates):
-    "{(set of tasks, size): name} of the networks without variant or injected label; raises if one of them is listed twice."
+    "{(set of tasks, size): name} of the networks without variant or injected label whose names say what they are; raises if one of them is listed twice."
     nets, tasks = {}, [c for c in candidates.columns if c != 'cost']
     for name in candidates.index:
-        n = parse_network(name, tasks)
+        try: n = parse_network(name, tasks)
+        except ValueError: continue # a name of the user's own
         if n.variant or n.injected: continue
         key = frozenset(n.tasks), n.size
         if key in nets: raise ValueError(f"the candidates list one network twice, as {nets[key]!r} and {name!r}")
@@ -30,27 +31,32 @@ def _loss(candidates, nets, group, size, target):
     name = nets.get((frozenset(group), size))
     if name is None:
         wanted = network_name(group, size, columns=[c for c in candidates.columns if c != 'cost'])
-        raise ValueError(f"the gain on {target!r} needs network {wanted!r}, which is not among the candidates")
+        instead = "; baseline='full' compares with full-size networks" if size == .5 else ''
+        raise ValueError(f"the gain on {target!r} needs network {wanted!r}, which is not among the candidates{instead}")
     loss = candidates.at[name, target]
     if np.isnan(loss): raise ValueError(f"network {name!r} has no loss for task {target!r}")
     return float(loss)
 
-# %% ../nbs/31_evaluation.ipynb #e5486442
+# %% ../nbs/31_evaluation.ipynb #f88dde4f
 def pairwise_gains(candidates:pd.DataFrame, # losses of networks: index name, column `cost`, a column per task
                    baseline:str='half', # 'half' (as in Table 2 of *Which tasks*) or 'full': the single-task network's size
+                   higher_is_better:tuple=(), # tasks whose column is not a loss (accuracy)
                   )->pd.DataFrame: # rows partner, columns target, a fraction of the loss alone, diagonal NaN
     "How much each partner lowers each target's loss (*Which tasks*, Table 2); raises if a network or a loss is missing."
     sizes = {'half': .5, 'full': 1}
     if baseline not in sizes: raise ValueError(f"the baseline is 'half' or 'full', not {baseline!r}")
     candidates = check_candidates(candidates)
     nets, tasks = _plain(candidates), [c for c in candidates.columns if c != 'cost']
+    better = [higher_is_better] if isinstance(higher_is_better, str) else list(higher_is_better)
+    for t in better:
+        if t not in tasks: raise ValueError(f"there is no task {t!r} among {', '.join(map(repr, tasks))}")
     gains = pd.DataFrame(np.nan, index=pd.Index(tasks, name='partner'), columns=pd.Index(tasks, name='target'))
     for a in tasks:
         alone = _loss(candidates, nets, (a,), sizes[baseline], a)
         if alone <= 0: raise ValueError(f"a gain on {a!r} is a fraction of its loss alone, which must be positive and is {alone:g}")
         for b in tasks:
             if a != b: gains.loc[b, a] = (alone - _loss(candidates, nets, (a, b), 1, a)) / alone
-    return gains
+    return gains.assign(**{t: -gains[t] for t in better})
 
 # %% ../nbs/31_evaluation.ipynb #5712ae79
 def _values(table, name, tasks):

@@ -54,15 +54,16 @@ def pick_solver(
     blocks, cells = np.exp2(np.isfinite(problem.loss).sum(0)).sum(), 2.**T*units/2
     return 'subset-dp' if T <= 30 and blocks + 3.**T/6*units < 1e12 and cells < 4e8 else 'milp'
 
-# %% ../nbs/30_selection.ipynb #1d5e5552
-def _solve(problem, solver, budgets):
+# %% ../nbs/30_selection.ipynb #9472999e
+def _solve(problem, solver, budgets, required=False):
     "The network that serves each task under each budget, (budgets, tasks)."
     found = SOLVERS[solver](problem.loss, problem.cost, problem.rank, problem.budgets, problem.slack)
     short = np.flatnonzero(found[:, 0] < 0)
     if len(short):
         flat, enough = np.where(np.isfinite(problem.loss), 0., np.inf), [problem.cost.sum()]
         chosen = np.unique(SOLVERS[solver](flat, problem.cost, problem.rank, enough, problem.slack))
-        raise ValueError(f"no choice of networks solves every task within a budget of {budgets[short[0]]:.12g}; the least that works is {problem.spent(chosen):.12g}")
+        what = "solves every task and meets the requirements" if required else "solves every task"
+        raise ValueError(f"no choice of networks {what} within a budget of {budgets[short[0]]:.12g}; the least that works is {problem.spent(chosen):.12g}")
     return found
 
 # %% ../nbs/30_selection.ipynb #1c133c65
@@ -80,7 +81,7 @@ def as_objective(objective, options):
     if options: raise ValueError(f"{', '.join(options)}: give these either to the Objective or beside a word, not beside an Objective")
     return objective
 
-# %% ../nbs/30_selection.ipynb #ac8741d6
+# %% ../nbs/30_selection.ipynb #852e74b0
 def select_for(
     candidates,           # DataFrame, index `network`, columns `cost` and one per task, NaN where not solved
     budgets,              # highest total costs, in the unit of `cost`
@@ -90,10 +91,10 @@ def select_for(
     **options,            # `weights`, `require`, `higher_is_better`, `reference` of an `Objective`
 ) -> list:                # a `Selection` per budget
     "For each budget the networks whose best losses sum lowest (*Which tasks*, section 3); ValueError if none do, or names the bad value."
-    objective, budgets = as_objective(objective, options), list(budgets)
+    objective, budgets = as_objective(objective, options), list(budgets) if np.iterable(budgets) else [budgets]
     problem = instance(candidates, budgets, objective, decoder_cost)
     solver = pick_solver(problem, solver)
-    return [_selection(problem, choice, solver, objective) for choice in _solve(problem, solver, budgets)]
+    return [_selection(problem, choice, solver, objective) for choice in _solve(problem, solver, budgets, bool(objective.require))]
 
 def select_networks(
     candidates,           # DataFrame, index `network`, columns `cost` and one per task, NaN where not solved
@@ -140,7 +141,7 @@ def _having(table, selection, source):
     rows = table.index.isin([*selection.networks, *singles])
     return check_candidates(table.loc[rows, ['cost', *selection.solves]], source)
 
-# %% ../nbs/30_selection.ipynb #6d86c5a9
+# %% ../nbs/30_selection.ipynb #994787ac
 def frontier(
     candidates,           # as in `select_for`
     budgets,              # highest total costs, in the unit of `cost`
@@ -148,7 +149,7 @@ def frontier(
     **options,            # as in `select_for`
 ) -> pd.DataFrame:        # one row per budget: budget, networks, total, cost, then the value of each task; attrs['solver']
     "The best choice under each budget as a table; ValueError as `select_for`."
-    budgets = list(budgets)
+    budgets = list(budgets) if np.iterable(budgets) else [budgets]
     chosen = select_for(candidates, budgets, solver, **options)
     tasks = list(chosen[0].solves)
     clash = {'budget', 'networks', 'total'} & set(tasks)

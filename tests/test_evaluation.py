@@ -436,3 +436,11 @@ def test_nothing_to_rank():
     with pytest.raises(ValueError, match="no scores"): agreement({}, gains)
     for few in ([], [gains], gains):
         with pytest.raises(ValueError, match="at least two replicates"): noise_ceiling(few)
+
+def test_gains_of_an_accuracy_and_networks_of_other_names():
+    "An accuracy that rises is a gain; a network whose name says nothing of its tasks is no pair."
+    losses = pd.DataFrame(dict(cost=1., seg=[.70, np.nan, .77, .5], depth=[np.nan, .40, .30, .5]), ['seg', 'depth', 'seg+depth', 'all'])
+    gains = pairwise_gains(losses, 'full', higher_is_better='seg')
+    assert gains.loc['depth', 'seg'] == pytest.approx(.1) and gains.loc['seg', 'depth'] == pytest.approx(.25)
+    with pytest.raises(ValueError, match="no task 'pose'"): pairwise_gains(losses, 'full', higher_is_better=['pose'])
+    with pytest.raises(ValueError, match="baseline='full'"): pairwise_gains(losses)

@@ -133,7 +133,11 @@ def test_affinity_groups():
 
 def test_higher_order_needs_all_pairs():
     with pytest.raises(ValueError, match="the pair 'KE' is missing"): higher_order(VAL.drop('KE'))
-    with pytest.raises(ValueError, match="differ in cost"): higher_order(VAL.assign(cost=VAL.cost.where(VAL.index != 'SD', 2)))
+    dearer = VAL.assign(cost=VAL.cost.where(VAL.index != 'SD', 2))
+    with pytest.raises(ValueError, match="differ in cost"): higher_order(dearer)
+    assert higher_order(dearer, cost=1.5).cost['SDN'] == 1.5
+    turned = higher_order(VAL.rename(dict(KE='EK')))
+    assert turned.loc['SKE', 'K'] == higher_order(VAL).loc['SKE', 'K']
 
 def test_singles_and_all_in_one():
     assert all(len(n.split('@')[0]) == 1 for n in all_single(VAL, 4).networks)
@@ -144,7 +148,7 @@ BAD = {
     'no choice of networks solves every task within a budget of 0.5; the least that works is 1': (CSV, .5),
     "no network solves task 'D'": ('network,cost,S,D\nS,1,.1,\n', 1),
     "network 'D' costs -1": (CSV.replace('D,1,,', 'D,-1,,'), 1),
-    "network 'D' costs nan": (CSV.replace('D,1,,', 'D,,,'), 1),
+    "network 'D' has no cost": (CSV.replace('D,1,,', 'D,,,'), 1),
     "network 'D' costs inf": (CSV.replace('D,1,,', 'D,inf,,'), 1),
     "network 'D' solves no task": (CSV.replace('.2', ''), 1),
     "the network 'S' comes twice": (CSV.replace('D,1,,', 'S,1,,'), 1),
@@ -253,7 +257,10 @@ def test_nothing_is_guessed(options, message):
 def test_odd_arguments():
     with pytest.raises(ValueError, match='no budget'): frontier(VAL, [])
     with pytest.raises(ValueError, match="the budget '2'"): select_networks(VAL, '2')
-    with pytest.raises(ValueError, match='must hold the names'): select_networks(VAL.reset_index(), 2)
+    assert select_networks(VAL.reset_index(), 2).networks == select_networks(VAL, 2).networks
+    with pytest.raises(ValueError, match='must hold the names'): select_networks(VAL.reset_index(drop=True), 2)
+    assert len(frontier(VAL, 2)) == 1
+    with pytest.raises(ValueError, match='meets the requirements within a budget of 1; the least that works is 2'): select_networks(VAL, 1, require=dict(S=.0725))
     with pytest.raises(ValueError, match='column name 1 is not a text'): select_networks(VAL.rename(columns=dict(S=1)), 2)
     assert str(select_networks(VAL.rename(dict(SDN='resnet@v2+')), 2)) .startswith('resnet@v2+ + NKE')
     assert select_networks(VAL, 2.5).on(TEST.assign(X=np.nan).drop(index='E')).total == pytest.approx(.44612)
