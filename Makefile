@@ -44,10 +44,11 @@ clean:
 	rm -rf out _docs _proc build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 
 # The set-up, once for every verb: .venv, then the package as a user gets it or with the tools of a developer
-EXTRAS_dev = [dev]
+EXTRAS_user = [render]
+EXTRAS_dev  = [dev]
 
 .venv/ready-%: .venv/bin/python settings.ini setup.py pyproject.toml constraints.txt
-	@echo "Installing into .venv, about a minute."
+	@echo "Installing into .venv, two or three minutes: PyTorch is large."
 	$(PIP) $(LOCK) -e '.$(EXTRAS_$*)'
 	@touch $@
 
