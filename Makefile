@@ -17,7 +17,7 @@ test: .venv/ready-dev
 	$(BIN)/python -m pytest
 
 bench: .venv/ready-dev
-	$(BIN)/python benchmarks/selection.py
+	set -e; for f in benchmarks/*.py; do $(BIN)/python $$f; done
 
 # Modules, outputs and README, all from the notebooks
 notebooks: .venv/ready-dev
