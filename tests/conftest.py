@@ -49,3 +49,9 @@ def copy_to(root, tracked):
             shutil.copy2(p, folder/p.relative_to(root))
         return folder
     return copy
+
+@pytest.fixture(scope='session')
+def tiny_rooms(tmp_path_factory):
+    "The folder of Rooms `tiny` (12 buildings of 8 views, 64²), rendered once for all tests: read only."
+    from its_a_match.rooms import render_rooms
+    return render_rooms(tmp_path_factory.mktemp('data')/'tiny', 'tiny')
