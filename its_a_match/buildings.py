@@ -4,15 +4,15 @@
 
 # %% auto #0
 __all__ = ['HUNG', 'SIZES', 'THICK', 'Room', 'Building', 'overlaps', 'stand', 'hang', 'furnish', 'stream', 'make_building',
-           'plan', 'Camera', 'look', 'cameras', 'CLASSES', 'Part', 'Texture']
+           'plan', 'Camera', 'look_at', 'cameras', 'CLASSES', 'Part', 'Texture']
 
-# %% ../nbs/03_buildings.ipynb #1a22deb8
+# %% ../nbs/03_buildings.ipynb #623626e8
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from .assets import CLASSES, Part, Texture, ball, bounds, box, dim, disk, draw, flat, furniture, hsv, matrix, moved, panel, strong
-from .assets import tube, wood
+from .assets import CLASSES, Part, Texture, ball, bounds, box, dim, disk, draw, flat, furniture, hsv, matrix, moved, panel, tube
+from .assets import vivid, wood
 
 # %% ../nbs/03_buildings.ipynb #dfdda1bd
 _all_ = ['CLASSES', 'Part', 'Texture']
@@ -112,9 +112,9 @@ def stand(
         building.add(parts, at)
         return at
 
-# %% ../nbs/03_buildings.ipynb #79877592
+# %% ../nbs/03_buildings.ipynb #3a9b43e2
 def _door(rng):
-    w, h, tex = rng.uniform(.8, 1), rng.uniform(1.95, 2.1), wood(rng) if rng.random() < .5 else flat(strong(rng))
+    w, h, tex = rng.uniform(.8, 1), rng.uniform(1.95, 2.1), wood(rng) if rng.random() < .5 else flat(vivid(rng))
     frame, fields = flat(dim(tex.colours[0], .55) if rng.random() < .5 else (.9, .9, .88)), flat(dim(tex.colours[0], .7))
     parts = [box('door', [-w/2, 0, 0], [w/2, .03, h], tex), box('door', [-w/2, 0, h - .04], [w/2, .06, h + .04], frame)]
     parts += [box('door', [x - .04, 0, 0], [x + .04, .06, h + .04], frame) for x in (-w/2, w/2)]
@@ -129,7 +129,7 @@ def _window(rng):
 def _picture(rng):
     w, h, mid = rng.uniform(.45, 1.3), rng.uniform(.4, .9), rng.uniform(1.35, 1.65)
     photo = Texture('photo', seed=int(rng.integers(1 << 30)))
-    return [box('picture', [-w/2, 0, mid - h/2], [w/2, .025, mid + h/2], flat(strong(rng, (.1, 1), (.05, .9)))),
+    return [box('picture', [-w/2, 0, mid - h/2], [w/2, .025, mid + h/2], flat(vivid(rng, (.1, 1), (.05, .9)))),
             panel('picture', [w/2 - .04, .026, mid - h/2 + .04], [.08 - w, 0, 0], [0, 0, h - .08], photo)]
 
 HUNG = dict(door=_door, window=_window, picture=_picture)
@@ -157,13 +157,13 @@ def hang(
             building.taken.append((*lo[:2], *hi[:2]))
         return at
 
-# %% ../nbs/03_buildings.ipynb #e0a9c77c
+# %% ../nbs/03_buildings.ipynb #d866e2c4
 SIZES = {'flat': 1., 'stripes': .6, 'checker': .7, 'brick': 1., 'noise': 2.5, 'wood': 1.2}   # metres a repeat
 
 def _finish(rng, s=(.35, .9), v=(.5, .95)):
     "A texture for a wall or a floor; its repeats are set by `_fit`."
-    kind, a = str(rng.choice(['flat', 'flat', 'stripes', 'checker', 'noise', 'brick', 'wood'])), strong(rng, s, v)
-    return Texture(kind, (a, dim(a, rng.uniform(.45, .75)) if rng.random() < .7 else strong(rng, s, v)), (1, 1), int(rng.integers(1 << 30)))
+    kind, a = str(rng.choice(['flat', 'flat', 'stripes', 'checker', 'noise', 'brick', 'wood'])), vivid(rng, s, v)
+    return Texture(kind, (a, dim(a, rng.uniform(.45, .75)) if rng.random() < .7 else vivid(rng, s, v)), (1, 1), int(rng.integers(1 << 30)))
 
 def _fit(texture, w, h):
     "The texture on a surface of w × h metres."
@@ -192,12 +192,12 @@ def _surfaces(building, rng, i, hole):
         at, length = r.wall(k)
         building.add(_wall(length, r.height, hole[1] if hole and hole[0] == k else None, other if k == special else most), at)
 
-# %% ../nbs/03_buildings.ipynb #ab0190e2
+# %% ../nbs/03_buildings.ipynb #602b60d2
 THICK = .15   # metres between two rooms
 
 def _opening(building, rng, a, b, top):
     "The opening from y = a to b: what lines it, and the floor and walls it takes."
-    x, lining = building.rooms[0].x1, flat(strong(rng, (0, .5), (.6, .95)))
+    x, lining = building.rooms[0].x1, flat(vivid(rng, (0, .5), (.6, .95)))
     building.add([panel('wall', [x, a, 0], [0, 0, top], [THICK, 0, 0], lining),
                   panel('wall', [x, b, 0], [THICK, 0, 0], [0, 0, top], lining),
                   panel('wall', [x, a, top], [0, b - a, 0], [THICK, 0, 0], lining),
@@ -222,13 +222,13 @@ def _ceiling_light(building, rng, r):
         parts = [disk('lamp', [x, y, z], size, white, -1, power=power), *tube('lamp', [x, y, z], r.height, size, white, 'hidden')]
     building.add(parts, np.eye(4))
 
-# %% ../nbs/03_buildings.ipynb #05754e3b
+# %% ../nbs/03_buildings.ipynb #ef6b8a15
 def _rug(building, rng, r):
     "A rug with a border somewhere in room r."
     w, d = rng.uniform(1.2, min(2.6, r.x1 - r.x0 - .6)), rng.uniform(1, min(2.2, r.y1 - r.y0 - .6))
     middle = rng.uniform(r.x0 + w/2 + .1, r.x1 - w/2 - .1), rng.uniform(r.y0 + d/2 + .1, r.y1 - d/2 - .1), 0
-    kind, colours = str(rng.choice(['stripes', 'checker', 'noise', 'flat'])), (strong(rng, (.6, 1)), strong(rng, (.2, 1)))
-    inner, border = Texture(kind, colours, (3, 3), int(rng.integers(1 << 30))), flat(strong(rng))
+    kind, colours = str(rng.choice(['stripes', 'checker', 'noise', 'flat'])), (vivid(rng, (.6, 1)), vivid(rng, (.2, 1)))
+    inner, border = Texture(kind, colours, (3, 3), int(rng.integers(1 << 30))), flat(vivid(rng))
     if rng.random() < .3: parts = [disk('rug', [0, 0, .01], d/2, border), disk('rug', [0, 0, .014], d/2 - .1, inner)]
     else: parts = [box('rug', [-x, -y, 0], [x, y, z], t) for x, y, z, t in ((w/2, d/2, .01, border), (w/2 - .1, d/2 - .1, .014, inner))]
     building.add(parts, matrix(*np.eye(3), middle))
@@ -304,14 +304,14 @@ def plan(
     for parts in (floors, rest): draw(parts, np.eye(3)[:2], ax)
     ax.set(title=building.name, xlabel='m')
 
-# %% ../nbs/03_buildings.ipynb #cc0eaf21
+# %% ../nbs/03_buildings.ipynb #d9ebe1c1
 @dataclass(frozen=True)
 class Camera:
     "Where a picture is taken from, and how wide it is."
     matrix:np.ndarray # (4, 4): columns right, up, backward and the eye, metres
     fov:float         # field of view from side to side, degrees
 
-def look(
+def look_at(
     eye,    # (3,) metres
     target, # (3,) metres, not straight above or below
     fov,    # field of view, degrees
@@ -322,7 +322,7 @@ def look(
     back, right = back / np.linalg.norm(back), right / np.linalg.norm(right)
     return Camera(matrix(right, np.cross(back, right), back, eye), float(fov))
 
-# %% ../nbs/03_buildings.ipynb #33af338c
+# %% ../nbs/03_buildings.ipynb #1d685db1
 def cameras(
     building, # a `Building`
     rng,      # a numpy Generator
@@ -335,4 +335,4 @@ def cameras(
         target = np.array([(x0 + x1) / 2, (y0 + y1) / 2, rng.uniform(.4, 1.1) * h + .35]) + rng.normal(0, .35, 3)
         blocked = any(overlaps((*eye[:2] - .2, *eye[:2] + .2), t[1:5]) and t[5] > eye[2] - .3 for t in building.things)
         far = np.hypot(*(target - eye)[:2])
-        if not blocked and far > 1 and abs(target[2] - eye[2]) < .42 * far: yield look(eye, target, fov)
+        if not blocked and far > 1 and abs(target[2] - eye[2]) < .42 * far: yield look_at(eye, target, fov)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FORMAT', 'bytes_per_view', 'fingerprint', 'CacheReader', 'cached']
 
-# %% ../nbs/05_cache.ipynb #4231230f
+# %% ../nbs/05_cache.ipynb #639d7e34
 import errno, hashlib, json, os, shutil
 from copy import copy
 from functools import partial
@@ -17,7 +17,7 @@ from filelock import FileLock
 from numpy.lib.format import open_memmap
 from platformdirs import user_cache_dir
 
-from .encoding import read_counts, resize
+from .encoding import read_resized
 from .processes import cores, each
 from .tasks import RGB
 
@@ -85,7 +85,7 @@ def _replace(file, text):
     part.write_text(text)
     os.replace(part, file)
 
-# %% ../nbs/05_cache.ipynb #8bf9119a
+# %% ../nbs/05_cache.ipynb #f3f0511c
 def _fill(root, where, tasks, size, rows):
     "Writes the counts of `rows`, a first row and a list of files for each task; how many rows that were. ValueError names a bad file."
     first, files = rows
@@ -95,27 +95,21 @@ def _fill(root, where, tasks, size, rows):
         with open(part, 'r+b') as f:
             for row, file in enumerate(paths, first):
                 if not isinstance(file, str): continue
-                counts = _read(Path(root)/file, task, size)
+                counts = read_resized(Path(root)/file, task, size)
                 if counts.shape != held.shape[1:]: raise ValueError(_shapes(Path(root)/file, counts.shape, held.shape[1:]))
                 f.seek(held.offset + row*counts.nbytes)
                 f.write(np.ascontiguousarray(counts))
     return len(files[0])
 
-def _read(path, task, size):
-    "The counts in a file, resized; ValueError names it."
-    counts = read_counts(path, task)
-    try: return counts if size is None else resize(counts, task, size)
-    except ValueError as e: raise ValueError(f'{path}: {e}') from None
-
 def _shapes(path, found, held):
     return f"{path}: it has {found[0]} × {found[1]} pixels and the first one {held[0]} × {held[1]}: give the data set a size"
 
-# %% ../nbs/05_cache.ipynb #b2bc3b8a
+# %% ../nbs/05_cache.ipynb #9dd3292a
 def _amount(n): return f'{n/1e9:,.1f} GB' if n >= 1e9 else f'{n/1e6:.3g} MB'
 
 def _create(where, root, views, tasks, size):
     "Empty arrays in the folder `where`, their names ending in .part; what the manifest says of them. OSError if the disk has too little space."
-    shapes = {t: (len(views), *_read(Path(root)/views[t.name].dropna().iloc[0], t, size).shape) for t in tasks}
+    shapes = {t: (len(views), *read_resized(Path(root)/views[t.name].dropna().iloc[0], t, size).shape) for t in tasks}
     needed, free = sum(int(np.prod(s))*np.dtype(t.dtype).itemsize for t, s in shapes.items()), shutil.disk_usage(where).free
     if free < needed: raise OSError(f'{where}: the cache needs {_amount(needed)}, and {_amount(free)} are free on the disk')
     held = {}

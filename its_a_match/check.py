@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['PROBLEMS', 'NOTES', 'Finding', 'examine_file', 'check_data', 'summary', 'quarantine']
 
-# %% ../nbs/06_check.ipynb #e7deaabc
-import os
+# %% ../nbs/06_check.ipynb #a1cb2fc3
 from collections import Counter, defaultdict, namedtuple
 from dataclasses import replace
 from functools import partial
@@ -17,18 +16,19 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .encoding import _open, decode, read_counts
-from .folders import _FILE, _ORDER, _pairs, _role, read_splits
+from .encoding import decode, open_image, read_counts
+from .folders import class_names, folder_views, read_splits, view_folders
 from .processes import cores, each
 from .published import match_buildings
-from .tasks import RGB, TASKONOMY, get_tasks
+from .tasks import MODALITIES, RGB, TASKONOMY, get_tasks
 
-# %% ../nbs/06_check.ipynb #d8f6f3db
+# %% ../nbs/06_check.ipynb #f0888e88
 PROBLEMS = {
     'unfinished':     'whoever wrote the data set did not finish',
     'two splits':     'a building is in two of train, val and test',
     'split file':     'a file of splits cannot be understood',
-    'unreadable':     'a file is truncated, empty, no image at all or not to be opened',
+    'class names':    'the file that names the classes cannot be understood',
+    'unreadable':     'a file is truncated, empty, no image at all or cannot be opened',
     'wrong encoding': 'the bits, the channels or the mode are not those of the task',
     'wrong class':    'a pixel has a class that the task does not have',
     'wrong size':     'the image is not as large as most others of its modality',
@@ -53,24 +53,24 @@ class Finding(NamedTuple):
     modality:str=None  # name of the folder: 'rgb', 'normal', …
     file:str=None      # path below the data set
 
-# %% ../nbs/06_check.ipynb #38c72b31
+# %% ../nbs/06_check.ipynb #f9c58364
 def _refused(path, task):
     "The problem of a file that cannot be read as `task`."
-    try: _open(path)
+    try: open_image(path)
     except ValueError: return 'unreadable'
     if task.kind == 'classes':
         try: return read_counts(path, replace(task, channels=2**task.bits)) is not None and 'wrong class'
         except ValueError: pass
     return 'wrong encoding'
 
-# %% ../nbs/06_check.ipynb #ef3d6133
+# %% ../nbs/06_check.ipynb #97845c54
 def examine_file(
     path, # of an image file
     task, # its `Task`; `RGB` for an image, None for a modality that is not known and need only be an image
 )->tuple: # (height, width), or (0, 0) if it cannot be read; the problem, a key of `PROBLEMS` or ''; what exactly, in words
     "What is wrong with one file by itself."
     try:
-        if task is None: return _open(path)[0].size[::-1], '', ''
+        if task is None: return open_image(path)[0].size[::-1], '', ''
         counts = read_counts(path, task)
     except ValueError as e:
         return (0, 0), 'unreadable' if task is None else _refused(path, task), str(e).removeprefix(f'{path}: ').replace(f": '{path}'", '')
@@ -87,34 +87,30 @@ def _in_order(work, jobs, processes):
     portions = iter(lambda: list(islice(jobs, 64)), [])
     return chain.from_iterable(each(work, portions, processes))
 
-# %% ../nbs/06_check.ipynb #2a56fc00
+# %% ../nbs/06_check.ipynb #8ca60124
 _VIEW = ['building', 'point', 'view']
 _File = namedtuple('_File', [*_VIEW, 'modality', 'file'])
 
 class _Files:
     "The files below `root`, where tasks called `names` may be among those that are known."
     def __init__(self, root, names):
-        self.root, self.known, self.order = root, {*_ORDER, *names}, {m: i for i, m in enumerate(_ORDER)}
+        order = [t.name for t in MODALITIES]
+        self.root, self.known, self.order = root, {*order, *names}, {m: i for i, m in enumerate(order)}
         self.folders, self.number, self.extra = defaultdict(list), Counter(), []
-        for folder in _pairs(root, None, None, self.known):
-            rows, others = self._read(*folder)
+        for folder in view_folders(root, self.known):
+            rows, others = self._read(folder)
             self.number.update(r.modality for r in rows)
             for b in {r.building for r in rows}: self.folders[b].append(folder)
             if others: self.extra.append(Finding('extra files', f'{len(others)} in the folder, as {others[0]}', file=folder[0]))
 
-    def _read(self, path, *names):
+    def _read(self, folder):
         "The files of views in a folder, and the names of others."
-        rows, others, by_task = [], [], (self.root/RGB.name).is_dir()
-        for name in sorted(os.listdir(self.root/path)):
-            m = _FILE.fullmatch(name)
-            role = m and _role(*names, m[3], self.known, by_task)
-            if role: rows.append(_File(role[1], int(m[1]), int(m[2]), role[0], f'{path}/{name}'))
-            else: others.append(name)
-        return rows, others
+        rows, others = folder_views(self.root, folder, self.known)
+        return [_File(*r) for r in rows], others
 
     def __call__(self, building):
         "The files of a building, those of a view together."
-        rows = [r for folder in self.folders[building] for r in self._read(*folder)[0] if r.building == building]
+        rows = [r for folder in self.folders[building] for r in self._read(folder)[0] if r.building == building]
         return sorted(rows, key=lambda r: (r.point, r.view, self.order.get(r.modality, len(self.order)), r.modality, r.file))
 
 # %% ../nbs/06_check.ipynb #0363bef1
@@ -143,12 +139,12 @@ def _about_sizes(files, sizes, usual):
         if size != usual[f.modality]: yield _of(f, 'wrong size', f'it has {_text(size)} pixels, most have {_text(usual[f.modality])}')
         elif not _alike(size, image): yield _of(f, 'wrong shape', f'it has {_text(size)} pixels, the image {_text(image)}')
 
-# %% ../nbs/06_check.ipynb #d87c43c8
+# %% ../nbs/06_check.ipynb #4b3ecee2
 def _membership(file):
     "A table of bool: which building (index) is in train, val and test; ValueError says what is wrong with the file."
     try:
-        rows = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True).set_index('id')[['train', 'val', 'test']]
-        table = (rows.apply(pd.to_numeric, errors='coerce') == 1).groupby(level=0).max()
+        rows = pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True).rename(columns=str.strip)
+        table = (rows[['train', 'val', 'test']].apply(pd.to_numeric, errors='coerce') == 1).groupby(rows['id'].str.strip()).max()
         if (table.sum(axis=1) > 1).any(): return table
     except (ValueError, KeyError, OSError): pass
     splits = read_splits(file)
@@ -184,7 +180,7 @@ def _read_all(files, tasks, processes, progress):
         if progress: progress(done, total)
     return found, sizes, often
 
-# %% ../nbs/06_check.ipynb #6b7800d2
+# %% ../nbs/06_check.ipynb #fed24fc6
 def _about_data(root, files, tasks, often, usual):
     "Findings on the data set as a whole."
     if (root/'UNFINISHED').exists(): yield Finding('unfinished', (root/'UNFINISHED').read_text(errors='replace').strip()[:500], file='UNFINISHED')
@@ -193,6 +189,9 @@ def _about_data(root, files, tasks, often, usual):
         size, image = usual.get(m), usual.get(RGB.name)
         if size and image and size != image and _alike(size, image):
             yield Finding('sizes differ', f'most have {_text(size)} pixels, most images {_text(image)}', modality=m)
+    for name in tasks:
+        try: class_names(root, name)
+        except ValueError as e: yield Finding('class names', str(e), modality=name); break
     yield from files.extra
     yield from _about_splits(root, {*files.folders})
 

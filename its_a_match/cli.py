@@ -190,7 +190,7 @@ def render(
     _console().print(f"Rooms lie in {root}", f"images:      {images}, {rooms['size']} pixels a side", f"fingerprint: {rooms['fingerprint']}",
                      'next:', f'  its_a_match show {quoted}', f'  its_a_match check {quoted}', sep='\n')
 
-# %% ../nbs/41_cli.ipynb #26a8cc00
+# %% ../nbs/41_cli.ipynb #1c078f7d
 def _beside(data, end):
     "The default path of a result: the name of the folder `data` and `end`."
     data, here = data.resolve(), Path.cwd()
@@ -200,24 +200,30 @@ def _outside(option, file, data):
     "`file`, or a usage error if it would lie in `data` or in no folder."
     if file.resolve().is_relative_to(data.resolve()): raise typer.BadParameter(f'{file} would lie in the data set', param_hint=option)
     if not file.resolve().parent.is_dir(): raise typer.BadParameter(f'there is no folder {file.parent}', param_hint=option)
+    if file.is_dir(): raise typer.BadParameter(f'{file} is a folder', param_hint=option)
     return file
+
+def _save(table, file):
+    "Writes a table to a CSV file; OSError names it."
+    try: table.to_csv(file, index=False)
+    except OSError as e: raise OSError(e.errno, e.strerror or str(e), str(file)) from None
 
 def _tasks(text):
     "The tasks that the option --tasks names; a usage error names what is none. None stays None."
-    try: return text and get_tasks(text.split(',') if ',' in text else text)
+    try: return text and get_tasks([t.strip() for t in text.split(',')] if ',' in text else text)
     except ValueError as e: raise typer.BadParameter(str(e), param_hint='--tasks') from None
 
 _Tasks = Annotated[str, typer.Option(metavar='TASKS', help='Only these: letters, as SDN, or names with commas.', show_default=False)]
 
-# %% ../nbs/41_cli.ipynb #a7078c43
+# %% ../nbs/41_cli.ipynb #a9819ceb
 def _verdict(table, listed, csv, list_file):
     "What is said under the table of findings."
     wrong = table[table.level == 'wrong']
     yield f"{len(wrong):,} wrong, {len(table) - len(wrong):,} to note; each finding is in {csv}" if len(table) else f'Nothing is wrong. The empty table of findings is {csv}'
     if list_file is not None: yield f"{len(listed):,} views are in quarantine; TaskonomyDataset(…, leave_out={str(list_file)!r}) leaves them out"
-    if len(rest := wrong[wrong.point.isna()]): yield f"No quarantine of views mends: {', '.join(rest.problem.unique())}"
+    if len(rest := wrong[wrong.point.isna()]): yield f"Leaving views out does not mend: {', '.join(rest.problem.unique())}"
 
-# %% ../nbs/41_cli.ipynb #ccde77fd
+# %% ../nbs/41_cli.ipynb #e626368a
 _Require = Enum('Require', dict(all='all', any='any'), type=str)
 
 @app.command()
@@ -232,23 +238,24 @@ def check(
     "Read every file of a data set and list what is wrong; exit status 1 if anything is."
     from its_a_match.check import check_data, quarantine as views_of, summary
     csv, list_file = _outside('--csv', csv or _beside(data, '_check.csv'), data), quarantine and _outside('--quarantine', quarantine, data)
+    if list_file and list_file.resolve() == csv.resolve(): raise typer.BadParameter(f'{csv} is the file for the findings', param_hint='--quarantine')
     with _progress('files') as progress: table = check_data(data, _tasks(tasks), require.value, processes, progress)
-    table.to_csv(csv, index=False)
+    _save(table, csv)
     listed = views_of(table)
-    if list_file is not None: listed.to_csv(list_file, index=False)
+    if list_file is not None: _save(listed, list_file)
     console, n = _console(), table.attrs
     console.print(f"{data} (buildings: {n['buildings']:,}, views: {n['views']:,}, files: {n['files']:,})", '', sep='\n')
     if len(table): console.print(_headline(None, summary(table)), '')
     console.print(*_verdict(table, listed, csv, list_file), sep='\n')
     if (table.level == 'wrong').any(): raise typer.Exit(1)
 
-# %% ../nbs/41_cli.ipynb #aaee0a52
+# %% ../nbs/41_cli.ipynb #8bfed1b1
 @app.command()
 def show(
     data: _Data,
     split: Annotated[str, typer.Option(help='train, val or test, or medium/train and the like; all buildings where not given.', show_default=False)] = None,
     tasks: _Tasks = None,
-    views: Annotated[int, typer.Option(help='Number of views, drawn by chance.', min=1)] = 6,
+    views: Annotated[int, typer.Option(help='Number of views, chosen at random.', min=1)] = 6,
     seed: Annotated[int, typer.Option(help='Another seed, other views.', min=0)] = 0,
     out: Annotated[Path, typer.Option(help='The picture: .png, .pdf or .svg; DATA_views.png in the current folder where not given.', show_default=False)] = None,
 ):

@@ -18,9 +18,9 @@ from .folders import find_views
 from .processes import each
 from .tasks import RGB, get_tasks
 
-# %% ../nbs/02_labels.ipynb #ab8456dd
+# %% ../nbs/02_labels.ipynb #f60f3841
 def _grey(rgb):
-    "The lightness of `rgb`, (H,W) float64 in 0..1; ValueError names what it got instead of an 8-bit image."
+    "The grey values of `rgb`, (H,W) float64 in 0..1; ValueError names what it got instead of an 8-bit image."
     rgb = np.asarray(rgb)
     if rgb.dtype != np.uint8 or rgb.ndim != 3 or rgb.shape[2] != 3 or not rgb.size:
         raise ValueError(f"an image is needed as 8-bit counts of shape (height, width, 3), not {rgb.dtype} of shape {rgb.shape}")
@@ -57,18 +57,19 @@ def keypoints2d(
     "How much a pixel stands out from all sides: the determinant of the Hessian where positive, smoothed; ValueError if `rgb` is no 8-bit image."
     return _counts(gaussian(blob_response(_grey(rgb), sigma), sigma, mode='nearest'))
 
-# %% ../nbs/02_labels.ipynb #ec5a1691
+# %% ../nbs/02_labels.ipynb #cc151ada
 LABELS = dict(edge_texture=edge_texture, keypoints2d=keypoints2d)
 
 def label_file(
-    rgb,  # path of an image below the data set's folder, as `find_views` tells it
-    task, # name of the task
+    rgb,         # path of an image below the data set's folder, as `find_views` tells it
+    task,        # name of the task
+    building='', # its name, by which x_rgb/rgb of the building x_rgb is told from that of x
 )->str:   # path of the label's PNG file, in the same layout
     "Where the label of an image lies."
     path = PurePosixPath(rgb)
     first, *rest = path.parts[:-1]
     if first == 'rgb': folders = [task, *rest]
-    else:              folders = [f'{first[:-4]}_{task}' if first.endswith('_rgb') else first, task]
+    else:              folders = [f'{first[:-4]}_{task}' if first.endswith('_rgb') and first != building else first, task]
     return str(PurePosixPath(*folders, path.stem.replace('_domain_rgb', f'_domain_{task}') + '.png'))
 
 # %% ../nbs/02_labels.ipynb #28bac531
@@ -93,16 +94,16 @@ def _call(job):
     "Calls the first of `job` with the rest."
     return job[0](*job[1:])
 
-# %% ../nbs/02_labels.ipynb #30c0e0d7
+# %% ../nbs/02_labels.ipynb #15f3b3e0
 def _jobs(root, tasks):
     "For `_call`: the comparing of the labels that are there, and the writing of those that are not."
     views = find_views(root, ['rgb', *tasks]).reindex(columns=['rgb', *tasks])
     if views.rgb.isna().all(): raise ValueError(f'{root}: there are no images in folders named rgb')
     old, new = [], []
-    for rgb, *files in views[views.rgb.notna()].itertuples(index=False):
+    for (building, *_), rgb, *files in views[views.rgb.notna()].itertuples():
         there = {t: f for t, f in zip(tasks, files) if isinstance(f, str)}
         if there: old.append((_wrong, root, rgb, there))
-        if len(there) < len(tasks): new.append((_write, root, rgb, {t: label_file(rgb, t) for t in tasks if t not in there}))
+        if len(there) < len(tasks): new.append((_write, root, rgb, {t: label_file(rgb, t, building) for t in tasks if t not in there}))
     return old, new
 
 def add_labels(

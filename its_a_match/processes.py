@@ -42,14 +42,16 @@ def _apart():
         sys.modules['__main__'] = main
         if masked: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
-# %% ../nbs/00_processes.ipynb #81f3b00c
+# %% ../nbs/00_processes.ipynb #1405e411
 def each(
     work,           # function of one item; with more than one process it must be importable, as a function of a module is
     items,          # what to call it with; may be a generator
     processes=None, # how many, from 1; None: one for each processor; 1: no other process is started
 ): # generator of results
-    "Yields `work(item)` for each of `items`, in their order; what `work` raises, and RuntimeError if a process was killed."
-    if (processes := processes or cores()) == 1:
+    "Yields `work(item)` for each of `items`, in their order; what `work` raises, RuntimeError if a process was killed, ValueError for less than one."
+    if processes is None: processes = cores()
+    if processes < 1: raise ValueError(f'{processes} processes can do nothing: it takes 1 or more')
+    if processes == 1:
         yield from map(work, items)
         return
     others, pool, ahead = mp.active_children(), ProcessPoolExecutor(processes, mp.get_context('spawn'), _end_with_parent), deque()

@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['PHOTOS', 'AMBIENT', 'NEAR', 'FURNITURE', 'scalar_mitsuba', 'to_linear', 'to_srgb', 'photo', 'image_scene',
-           'label_scene', 'sensor', 'rays', 'normals', 'trace', 'stored', 'worth_seeing', 'choose_cameras', 'expose',
-           'picture', 'render_building']
+           'label_scene', 'sensor', 'rays', 'normals', 'trace', 'stored', 'worth_seeing', 'choose_cameras', 'tone_map',
+           'render_image', 'render_building']
 
-# %% ../nbs/03_rendering.ipynb #3b25186c
+# %% ../nbs/03_rendering.ipynb #e43fd5c6
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
@@ -18,6 +18,8 @@ from PIL import Image
 
 from .assets import CLASSES, texture_image
 from .buildings import cameras, make_building, stream
+from .encoding import encode
+from .tasks import get_tasks
 
 # %% ../nbs/03_rendering.ipynb #d27e52f2
 @contextmanager
@@ -172,15 +174,14 @@ def trace(
     normal = normals(building, number[..., 1], camera.matrix[:3, 3] + ray * depth[..., None], ray) @ camera.matrix[:3, :3] * [1, -1, 1]
     return dict(classes=number[..., 0], part=number[..., 1], thing=number[..., 2], depth=depth, normal=normal)
 
-# %% ../nbs/03_rendering.ipynb #d4084610
+# %% ../nbs/03_rendering.ipynb #f6245eb0
 def stored(
     labels,  # from `trace`
 )->dict:     # depth_zbuffer (H, W) uint16, normal (H, W, 3) uint8, segment_semantic (H, W) uint8
     "The labels as Taskonomy's counts; windows, and pixels without a class, have no depth and no normal."
-    none = np.isin(labels['classes'], (0, CLASSES.index('window')))
-    depth = np.where(none, 65535, np.clip(np.rint(labels['depth'] * 512), 0, 65534)).astype(np.uint16)
-    normal = np.where(none[..., None], 128, np.rint(labels['normal'] * 127 + 127)).astype(np.uint8)
-    return dict(depth_zbuffer=depth, normal=normal, segment_semantic=labels['classes'].astype(np.uint8))
+    surface = ~np.isin(labels['classes'], (0, CLASSES.index('window')))
+    masks = dict(segment_semantic=labels['classes'] > 0, depth_zbuffer=surface, normal=surface)
+    return {t.name: encode(labels[name], t, masks[t.name]) for t, name in zip(get_tasks('SDN'), ('classes', 'depth', 'normal'))}
 
 # %% ../nbs/03_rendering.ipynb #faa11044
 FURNITURE = tuple(range(CLASSES.index('table'), len(CLASSES)))
@@ -208,8 +209,8 @@ def choose_cameras(
     if len(found) == views: return found
     raise ValueError(f'building {building.name}: only {len(found)} of {views * tries} cameras see enough, {views} are needed')
 
-# %% ../nbs/03_rendering.ipynb #6de66373
-def expose(
+# %% ../nbs/03_rendering.ipynb #fbb52ee8
+def tone_map(
     light, # (H, W, 3) radiance, 0 or more
 )->np.ndarray: # (H, W, 3) uint8, sRGB
     "A picture of light: scaled by its own brightness, highlights bent, as sRGB."
@@ -217,7 +218,7 @@ def expose(
     light = light * (.4 / max(middle, 1e-6))
     return np.uint8(np.rint(255 * to_srgb(np.where(light < .5, light, 1 - .5 * np.exp(1 - 2 * np.maximum(light, .5))))))
 
-def picture(
+def render_image(
     mi,     # Mitsuba, from `scalar_mitsuba`
     scene,  # an `image_scene`
     camera, # a `Camera`
@@ -227,9 +228,9 @@ def picture(
 )->np.ndarray: # (H, W, 3) uint8, sRGB
     "The image of a view: the ambient share, and direct light by one ray to a light from each of `spp` points of a pixel."
     direct = mi.load_dict({'type': 'direct', 'emitter_samples': 1, 'bsdf_samples': 0, 'block_size': 16})
-    return expose(np.array(direct.render(scene, sensor(mi, camera, size, spp), seed=seed, spp=spp)))
+    return tone_map(np.array(direct.render(scene, sensor(mi, camera, size, spp), seed=seed, spp=spp)))
 
-# %% ../nbs/03_rendering.ipynb #34406f4c
+# %% ../nbs/03_rendering.ipynb #039406db
 def render_building(
     name,     # of the building
     seed,     # 0 or more; the same name and seed give the same bytes
@@ -243,5 +244,5 @@ def render_building(
     with scalar_mitsuba() as mi:
         labels, looks = label_scene(mi, building), [image_scene(mi, building, i) for i in range(len(building.rooms))]
         chosen = choose_cameras(mi, building, labels, stream(name, seed, 'views'), views)
-        images = [picture(mi, looks[building.room_at(c.matrix[0, 3])], c, size, spp, i) for i, c in enumerate(chosen)]
+        images = [render_image(mi, looks[building.room_at(c.matrix[0, 3])], c, size, spp, i) for i, c in enumerate(chosen)]
         return [dict(rgb=image) | stored(trace(mi, building, labels, c, size)) for image, c in zip(images, chosen)]

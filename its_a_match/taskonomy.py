@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FileReader', 'TaskonomyDataset', 'find_views', 'split_buildings']
 
-# %% ../nbs/01_taskonomy.ipynb #8a7aedbc
+# %% ../nbs/01_taskonomy.ipynb #a1ef36ac
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .encoding import decode, read_counts, resize
+from .encoding import decode, read_resized
 from .folders import find_views, split_buildings
 from .tasks import RGB, TASKONOMY, get_tasks
 
@@ -29,17 +29,14 @@ class FileReader:
         size,  # side of a square, or (height, width); None: as the files are
     ): self.root, self.paths, self.size = Path(root), {m: views[m].to_numpy() for m in views}, size
 
-# %% ../nbs/01_taskonomy.ipynb #8f3aaa62
+# %% ../nbs/01_taskonomy.ipynb #e2cd91d5
 @patch
 def one(self:FileReader,
     i,    # number of the view
     task, # `Task`, or `RGB`
 ):        # counts (H, W[, C])
     "The counts in one file; ValueError begins with its path."
-    path = self.root/self.paths[task.name][i]
-    counts = read_counts(path, task)
-    try: return counts if self.size is None else resize(counts, task, self.size)
-    except ValueError as e: raise ValueError(f'{path}: {e}') from None
+    return read_resized(self.root/self.paths[task.name][i], task, self.size)
 
 # %% ../nbs/01_taskonomy.ipynb #aed3c7b9
 def _by(shape): return ' × '.join(map(str, shape))
@@ -57,17 +54,18 @@ def __call__(self:FileReader,
             raise ValueError(f'{one}: its {_by(c.shape[:2])} pixels are not the {_by(counts[0].shape[:2])} of {other}; give a size')
     return np.stack(counts)
 
-# %% ../nbs/01_taskonomy.ipynb #96e49d07
+# %% ../nbs/01_taskonomy.ipynb #da37bc56
 def _left_out(path):
     "The index of the views in a CSV file with the columns building, point and view; ValueError names the file."
-    try: rows = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try: rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as e: raise ValueError(f'{path}: it cannot be read as a table ({str(e).strip()})') from None
     key = ['building', 'point', 'view']
+    if not isinstance(rows.index, pd.RangeIndex): raise ValueError(f'{path}: its rows have more fields than its first line')
     if lack := [c for c in key if c not in rows]: raise ValueError(f'{path}: it has no column {lack[0]}')
     try: return pd.MultiIndex.from_frame(rows[key].astype({'point': int, 'view': int}))
-    except ValueError: raise ValueError(f'{path}: a point or a view in it is not a whole number') from None
+    except (ValueError, OverflowError): raise ValueError(f'{path}: a point or a view in it is not a whole number') from None
 
-# %% ../nbs/01_taskonomy.ipynb #8a5d8815
+# %% ../nbs/01_taskonomy.ipynb #474d71dc
 def _wanted(root, split):
     "The buildings that `split` names; None for all."
     if split is None: return None
@@ -86,7 +84,7 @@ def _check(root, tasks, size, require):
         raise ValueError(f'the size {size!r} is neither a number of pixels nor a pair of them')
     if require not in ('all', 'any'): raise ValueError(f"require is {require!r}, not 'all' or 'any'")
     mark = Path(root)/'UNFINISHED'
-    if mark.exists(): raise ValueError(f'{root}: {mark.read_text().strip()}')
+    if mark.exists(): raise ValueError(f"{root}: {mark.read_text(errors='replace').strip()}")
 
 # %% ../nbs/01_taskonomy.ipynb #910575fa
 def _account(has, enough, keep, absent):
@@ -151,7 +149,7 @@ def _emptiness(self:TaskonomyDataset):
     there = f"those there are {', '.join(there[:5])}{' …'*(len(there) > 5)}" if there else 'no file is named and placed as in one of the three layouts'
     return f'there is no view of the split {self.split!r}: {why}; {there}'
 
-# %% ../nbs/01_taskonomy.ipynb #d1793e2c
+# %% ../nbs/01_taskonomy.ipynb #88dedf68
 @patch
 def _target(self:TaskonomyDataset,
     task, indices, # of views, int array
@@ -159,15 +157,18 @@ def _target(self:TaskonomyDataset,
 ):                 # target and mask, tensors
     "Decoded labels of one task; where there is none, 0 and a mask of False."
     has, dense = self._has[task.name][indices], task.kind == 'dense'
-    values = np.zeros((len(indices), *size, task.channels) if dense else (len(indices), *size), np.float32 if dense else np.int64)
-    mask   = np.zeros((len(indices), *size), bool)
+    shape = (len(indices), *size, task.channels) if dense else (len(indices), *size)
     if has.any():
         counts = self.reader(indices[has], task)
         if counts.shape[1:3] != size:
             path = self.root/self.views[task.name].iloc[indices[has][0]]
             raise ValueError(f'{path}: its {_by(counts.shape[1:3])} pixels are not the {_by(size)} of its image; give a size')
-        labels, mask[has] = decode(counts, task)
-        values[has] = labels.reshape(-1, *values.shape[1:])
+        labels, valid = decode(counts, task)
+        labels = labels.reshape(-1, *shape[1:])
+    if has.all(): values, mask = labels, valid  # the usual case, without a copy
+    else:
+        values, mask = np.zeros(shape, np.float32 if dense else np.int64), np.zeros(shape[:3], bool)
+        if has.any(): values[has], mask[has] = labels, valid
     values, mask = map(torch.from_numpy, (values, mask))
     return (values.permute(0, 3, 1, 2), mask[:, None]) if dense else (values, mask)
 

@@ -218,3 +218,8 @@ def test_thousands_of_findings_are_a_few_lines(data):
     assert summary(many).findings.tolist() == [5000] and len(quarantine(many)) == 1
 
 def test_problems_are_described(): assert set(NOTES) < set(PROBLEMS)
+
+def test_names_of_classes(data):
+    (data/'classes.csv').write_text('id,name\n1,wall\n1,floor\n')
+    found = check_data(data)
+    assert [*found.problem] == ['class names'] and found.level[0] == 'wrong' and found.detail[0].endswith('classes.csv: the id 1 comes twice')

@@ -1,5 +1,6 @@
 "The commands that make, check and show data, as a user calls them."
 import os, pty, subprocess, sys
+from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
 from PIL import Image
@@ -80,7 +81,7 @@ def test_what_no_quarantine_mends(call, data, tmp_path):
     (data/'splits.csv').write_text('id,train,val,test\nattic,1,1,0\nbarn,0,1,0\n')
     (data/'UNFINISHED').write_text('It stopped.')
     told = call('check', 'data', '--quarantine', 'bad.csv')
-    assert told.returncode == 1 and 'No quarantine of views mends: unfinished, two splits' in told.stdout
+    assert told.returncode == 1 and 'Leaving views out does not mend: unfinished, two splits' in told.stdout
     assert (tmp_path/'bad.csv').read_text() == 'building,point,view\n'
 
 def test_options(call, data, tmp_path):
@@ -89,6 +90,15 @@ def test_options(call, data, tmp_path):
     assert call('check', 'data', '--require', 'any').returncode == 0
     assert call('check', 'data', '--tasks', 'S').returncode == 1
     assert call('check', 'data', '--csv', 'found.csv').returncode == 1 and (tmp_path/'found.csv').exists()
+
+def test_names_with_spaces(call, data):
+    assert call('label', 'data', '--tasks', 'edge_texture, keypoints2d').stdout == '12 label files were written into data\n'
+
+@pytest.mark.skipif(not Path('/dev/full').exists(), reason='it takes the device that is always full')
+@pytest.mark.parametrize('option', ['--csv', '--quarantine'])
+def test_a_full_disk_is_named(call, data, option):
+    told = call('check', 'data', option, '/dev/full')
+    assert (told.returncode, told.stderr) == (1, 'its_a_match: /dev/full: No space left on device\n')
 
 def test_from_inside_the_data_set(call, data, tmp_path):
     before = files(data)
@@ -148,7 +158,8 @@ m.version, sys.modules['mitsuba'] = version, None
 
 @pytest.mark.parametrize('args', [
     ('check',), ('check', 'data', '--tasks', 'XY'), ('check', 'data', '--csv', 'data/a.csv'), ('check', 'data', '--quarantine', 'data/a.csv'),
-    ('check', 'data', '--csv', 'nowhere/a.csv'), ('check', 'data', '--processes', 0), ('check', 'data', '--require', 'some'),
+    ('check', 'data', '--csv', 'nowhere/a.csv'), ('check', 'data', '--processes', 0), ('check', 'data', '--csv', '.'),
+    ('check', 'data', '--csv', 'a.csv', '--quarantine', './a.csv'), ('check', 'data', '--quarantine', 'data_check.csv'), ('show', 'data', '--out', '.'), ('check', 'data', '--require', 'some'),
     ('show', 'data', '--views', 0), ('show', 'data', '--out', 'data/a.png'), ('render', '--preset', 'huge'), ('render', '--size', 8),
     ('render', '--buildings', 2), ('render', '--seed', -1)])
 def test_wrong_usage_is_status_2(call, data, args):

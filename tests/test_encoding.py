@@ -96,7 +96,7 @@ def test_a_stopped_writer_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path/'label.png'
     write_counts(path, np.zeros((2, 2), np.uint8))
     before = path.read_bytes()
-    def half(self, target, *_):
+    def half(self, target, *_, **how):
         target.write_bytes(before[:20])
         raise KeyboardInterrupt
     monkeypatch.setattr(Image.Image, 'save', half)
@@ -171,9 +171,46 @@ def test_other_formats(tmp_path):
     Image.new('RGB', (8, 8), (10, 20, 30)).save(tmp_path/'rgb.png', 'JPEG', quality=100)
     assert abs(read_counts(tmp_path/'rgb.png', RGB).astype(int) - [10, 20, 30]).max() <= 2
     with pytest.raises(ValueError, match='it is a JPEG file'): read_counts(tmp_path/'rgb.png', N)
+    Image.new('RGB', (8, 8), (10, 20, 30)).save(tmp_path/'web.png', 'WEBP', lossless=True)
+    assert (read_counts(tmp_path/'web.png', RGB) == [10, 20, 30]).all()
+    with pytest.raises(ValueError, match='it is a WEBP file'): read_counts(tmp_path/'web.png', N)
     with pytest.raises(ValueError, match='lost.png: there is no such file'): read_counts(tmp_path/'lost.png', N)
     with pytest.raises(ValueError, match=f'{tmp_path}: it is broken'): read_counts(tmp_path, N)
     with pytest.raises(ValueError, match="task 'scene': it has one label an image"): read_counts(tmp_path/'rgb.png', Task('scene', kind='number'))
+
+@pytest.mark.parametrize('task', [RGB, D, N, S], ids=lambda t: t.name)
+def test_too_few_rows(tmp_path, task):
+    "A file that is whole, its checksums right, but holds fewer rows than it says: Pillow alone would leave 0 in the others."
+    counts = np.full(shape_of(task, 6, 4), 7, task.dtype)
+    rows = [r.astype(r.dtype.newbyteorder('>')).tobytes() for r in counts]
+    for n in range(7):
+        (tmp_path/'label.png').write_bytes(png(4, 6, task.bits, COLOUR if counts.ndim == 3 else GREY, rows[:n]))
+        if n == 6: assert (read_counts(tmp_path/'label.png', task) == 7).all()
+        else:
+            with pytest.raises(ValueError, match='label.png: it is cut off: it has fewer rows than it says|label.png: it is broken'):
+                read_counts(tmp_path/'label.png', task)
+
+def interlaced(counts, bits):
+    "The bytes of an interlaced grey PNG file, and the number of its passes that hold anything."
+    steps = (0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2), (0, 1, 2, 2), (1, 0, 2, 1)  # first row, first column, between rows, columns
+    rows = [r for y, x, dy, dx in steps for r in counts[y::dy, x::dx] if len(r)]
+    pack = (lambda r: np.packbits(r).tobytes()) if bits == 1 else lambda r: r.astype('>u2').tobytes()
+    data = png(*counts.shape[::-1], bits, GREY, [pack(r) for r in rows])
+    ihdr = data[12:28] + b'\1'
+    return data[:12] + ihdr + struct.pack('>I', zlib.crc32(ihdr)) + data[33:]
+
+@pytest.mark.parametrize('bits, task', [(1, S), (16, D)])
+def test_zeros_at_the_end_are_rows(tmp_path, bits, task):
+    "Whole files that end in zeros, interlaced or not, of every small size, are read."
+    rng, path = np.random.default_rng(0), tmp_path/'label.png'
+    for h in range(1, 10):
+        for w in range(1, 10):
+            counts = rng.integers(0, 2, (h, w)).astype(task.dtype)
+            counts[h//2:] = 0
+            pack = (lambda r: np.packbits(r).tobytes()) if bits == 1 else lambda r: r.astype('>u2').tobytes()
+            for data in (png(w, h, bits, GREY, [pack(r) for r in counts]), interlaced(counts, bits)):
+                path.write_bytes(data)
+                assert read_counts(path, task).tolist() == counts.tolist()
 
 @pytest.mark.parametrize('task', [D, N, S], ids=lambda t: t.name)
 def test_no_damage_goes_unnoticed(tmp_path, task):
@@ -287,3 +324,7 @@ def test_without_torch():
     "Processes that read and write images start without it."
     code = "import its_a_match.encoding, its_a_match.folders, sys; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, '-c', code], check=True)
+
+@pytest.mark.parametrize('size', [0, -3, (4, 0)])
+def test_no_image_without_pixels(size):
+    with pytest.raises(ValueError, match='an image cannot have'): resize(np.zeros((4, 4), np.uint8), Task('mine'), size)

@@ -9,6 +9,7 @@ from skimage import data
 from skimage.feature import hessian_matrix
 
 from its_a_match.encoding import read_counts, write_counts
+from its_a_match.folders import find_views
 from its_a_match.labels import LABELS, add_labels, blob_response, edge_texture, keypoints2d, label_file
 from its_a_match.taskonomy import TaskonomyDataset
 from its_a_match.tasks import get_tasks
@@ -157,6 +158,21 @@ def test_what_cannot_be(tmp_path):
     with pytest.raises(ValueError, match="task 'normal': it cannot be made from the image"): add_labels(tmp_path, ['normal'])
     with pytest.raises(ValueError, match='there are no images'): add_labels(tmp_path)
     with pytest.raises(ValueError, match='no such folder'): add_labels(tmp_path/'nowhere')
+
+@pytest.mark.parametrize('end', ['', '_domain_{}'])
+def test_a_building_whose_name_ends_in_rgb(tmp_path, photo, end):
+    "x_rgb/rgb with other labels beside it is of the building x_rgb, and so are its new labels; without, it is Taskonomy's archive of x."
+    for task in ('rgb', 'normal'):
+        file = tmp_path/f'x_rgb/{task}/point_0_view_0{end.format(task)}.png'
+        file.parent.mkdir(parents=True)
+        write_counts(file, photo)
+    assert (add_labels(tmp_path), add_labels(tmp_path)) == (2, 0)
+    views = find_views(tmp_path)
+    assert views.index.tolist() == [('x_rgb', 0, 0)] and views.notna().all(axis=None)
+    shutil.rmtree(tmp_path/'x_rgb')
+    (tmp_path/'x_rgb/rgb').mkdir(parents=True)
+    write_counts(tmp_path/f"x_rgb/rgb/point_0_view_0{end.format('rgb')}.png", photo)
+    assert (add_labels(tmp_path), add_labels(tmp_path)) == (2, 0) and (tmp_path/'x_edge_texture/edge_texture').exists()
 
 def test_label_files():
     assert label_file('rgb/house_rgb/point_1_view_2.png', 'edge_texture') == 'edge_texture/house_rgb/point_1_view_2.png'

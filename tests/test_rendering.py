@@ -9,7 +9,7 @@ import numpy as np, pytest
 from hypothesis import given, settings, strategies as st
 
 from its_a_match.assets import CLASSES, MAKERS, ball, bounds, box, disk, furniture, matrix, moved, panel, texture_image, Texture, tube
-from its_a_match.buildings import THICK, Building, Room, cameras, look, make_building, overlaps, stream
+from its_a_match.buildings import THICK, Building, Room, cameras, look_at, make_building, overlaps, stream
 from its_a_match import rendering
 
 seeds = st.integers(0, 1 << 31)
@@ -103,7 +103,7 @@ def lab(*objects):
 def seen(building, camera, size):
     with rendering.scalar_mitsuba() as mi: return rendering.trace(mi, building, rendering.label_scene(mi, building), camera, size)
 
-oblique = look([0, 0, 1.5], [2, 3, 1], 65)
+oblique = look_at([0, 0, 1.5], [2, 3, 1], 65)
 wall = [panel('wall', [-20, 4, -20], [40, 0, 0], [0, 0, 40])]
 floor = [panel('floor', [-20, -20, 0], [40, 0, 0], [0, 40, 0])]
 
@@ -124,7 +124,7 @@ def test_normals_are_right_down_and_towards_the_camera():
     right, up, back = oblique.matrix[:3, :3].T
     for k, n in ((1, [0, -1, 0]), (2, [0, 0, 1])):
         assert np.allclose(s['normal'][s['classes'] == k], [n @ right, -(n @ up), n @ back], atol=1e-6)
-    straight = seen(lab(wall, floor), look([0, 0, 1.5], [0, 4, 1.5], 65), 33)
+    straight = seen(lab(wall, floor), look_at([0, 0, 1.5], [0, 4, 1.5], 65), 33)
     counts = rendering.stored(straight)
     assert counts['normal'][0, 0].tolist() == [127, 127, 254] and counts['normal'][-1, 0].tolist() == [127, 0, 127]
 
@@ -146,7 +146,7 @@ def test_a_sphere_against_its_formula(centre, r):
 def test_thin_legs_have_the_class_of_their_centres():
     "A leg of 1.2 cm is seen at a pixel if, and only if, its centre's ray passes through it."
     x0, half, depth = -.737, .006, 3.
-    camera = look([0, 0, 1], [0, 5, 1], 60)
+    camera = look_at([0, 0, 1], [0, 5, 1], 60)
     for size in (24, 64, 256):
         s = seen(lab([box('table', [x0 - half, depth, -9], [x0 + half, depth + .012, 9])], wall), camera, size)
         x = rendering.rays(camera, size)[..., :1] * [depth, depth + .012]   # where the ray enters and leaves the leg's slab
@@ -225,9 +225,9 @@ def test_windows_have_a_class_but_no_depth_and_no_normal():
 
 def test_exposure_keeps_order_and_hue():
     light = np.random.default_rng(0).random((16, 16, 3)) * 3
-    image = rendering.expose(light)
-    assert image.dtype == np.uint8 and np.array_equal(image, rendering.expose(light * 64))
-    assert 60 < image.mean() < 200 and rendering.expose(np.zeros((4, 4, 3))).max() == 0
+    image = rendering.tone_map(light)
+    assert image.dtype == np.uint8 and np.array_equal(image, rendering.tone_map(light * 64))
+    assert 60 < image.mean() < 200 and rendering.tone_map(np.zeros((4, 4, 3))).max() == 0
     strongest = np.take_along_axis(image, light.argmax(-1, keepdims=True), -1)[..., 0]
     assert np.array_equal(strongest, image.max(-1)) and (np.sort(image.ravel()) == image.ravel()[light.ravel().argsort()]).all()
 

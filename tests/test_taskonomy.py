@@ -97,6 +97,13 @@ def test_names_with_underscores(tmp_path, layout):
     assert list(views) == ['rgb', 'normal', 'heat_map'] and list(views.index.unique('building')) == ['house_rgb', 'my_house', 'x_normal']
     assert views.notna().all(axis=None)
 
+@layouts
+@pytest.mark.parametrize('buildings', [['taskonomy'], ['ihlen', 'taskonomy']], ids=len)
+def test_a_building_called_taskonomy(tmp_path, layout, buildings):
+    make(tmp_path, buildings, layout=layout)
+    views = find_views(tmp_path)
+    assert list(views.index.unique('building')) == buildings and views.notna().all(axis=None) and len(views) == 3*len(buildings)
+
 @pytest.mark.parametrize('other', [dict(layout=l) for l in LAYOUTS[1:]] + [dict(spelt={}), dict(end='')], ids=str)
 def test_a_view_twice(tmp_path, other):
     "In two layouts or in two spellings: both files are named."
@@ -177,12 +184,17 @@ def test_named_splits(toy, folder):
     ('id,train,val,test\na,1,0,0\nb,1,1,0\n', "the building 'b' is in two splits"), ('id,train,val,test\na,1,0,0\na,1,0,0\n', "the building 'a' comes twice"),
     ('id,train,val\na,1,0\n', 'it has no column test'), ('building,train,val,test\na,1,0,0\n', 'it has no column id'),
     ('id,train,val,test\na,1,0,\n', "the building 'a' has something else than 0 and 1"), ('id,train,val,test\na,2,0,0\n', "the building 'a' has something"),
-    ('', 'it cannot be read as a table'), ('id,train,val,test\na,1,0,0,0,0\nb,1\n', 'it cannot be read|something else')])
+    ('', 'it cannot be read as a table'), ('id,train,val,test\na,1,0,0,0,0\nb,1\n', 'it cannot be read|something else|more fields'),
+    ('id,train,val,test\na,1,0,0,1\n', 'its rows have more fields than its first line'), ('id,train,val,test\na,1,0,0,0\n', 'its rows have more fields')])
 def test_wrong_splits(toy, text, why):
     (toy/'splits.csv').write_text(text)
     for call in (lambda: read_splits(toy/'splits.csv'), lambda: TaskonomyDataset(toy, 'train')):
         message = says(call)
         assert message.startswith(f'{toy}/splits.csv: ') and any(w in message for w in why.split('|'))
+
+def test_spaces_in_splits(toy):
+    (toy/'splits.csv').write_text('id , train, val , test\nihlen ,1,0,0\n mcdade, 0, 1, 0\n')
+    assert read_splits(toy/'splits.csv') == dict(train=['ihlen'], val=['mcdade'], test=[])
 
 def test_buildings_called_like_numbers(tmp_path):
     make(tmp_path, ['007', 'NA'])
@@ -288,6 +300,8 @@ def test_wrong_arguments(toy, kwargs, why): assert why in says(TaskonomyDataset,
 def test_unfinished(toy):
     (toy/'UNFINISHED').write_text('rendering stopped; start it again\n')
     assert says(TaskonomyDataset, toy, 'test') == f'{toy}: rendering stopped; start it again'
+    (toy/'UNFINISHED').write_bytes(b'stopped \xff')
+    assert says(TaskonomyDataset, toy, 'test') == f'{toy}: stopped \ufffd'
 
 
 # --- what is missing or broken
@@ -328,12 +342,17 @@ def test_no_view_is_left(toy):
     for b in ('ihlen', 'mcdade'): shutil.rmtree(toy/'rgb'/b)
     assert says(TaskonomyDataset, toy, 'test').startswith(f"{toy}: no view is left for the split 'test': 4 buildings asked for, 2 buildings absent, 6 views found, 6 views without rgb")
 
-@pytest.mark.parametrize('text, why', [('point,view\n1,2\n', 'no column building'), ('building,point,view\na,x,1\n', 'is not a whole number'), ('building,point,view\na,1,1.5\n', 'is not a whole number'), ('', 'cannot be read as a table')])
+@pytest.mark.parametrize('text, why', [('point,view\n1,2\n', 'no column building'), ('building,point,view\na,x,1\n', 'is not a whole number'), ('building,point,view\na,1,1.5\n', 'is not a whole number'), ('', 'cannot be read as a table'),
+    ('building,point,view\nihlen,2,1,0\n', 'its rows have more fields than its first line'), (f'building,point,view\na,{9**30},1\n', 'is not a whole number')])
 def test_wrong_lists(toy, text, why):
     (toy/'out.csv').write_text(text)
     assert says(TaskonomyDataset, toy, 'test', leave_out=toy/'out.csv').startswith(f'{toy}/out.csv: ')
     assert why in says(TaskonomyDataset, toy, 'test', leave_out=toy/'out.csv')
     assert 'lost.csv: ' in says(TaskonomyDataset, toy, 'test', leave_out=toy/'lost.csv')
+
+def test_a_list_with_spaces(toy):
+    (toy/'out.csv').write_text('building, point, view\n ihlen, 2, 1\n')
+    assert len(TaskonomyDataset(toy, 'test', leave_out=toy/'out.csv')) == 5
 
 def test_an_empty_list(toy):
     (toy/'out.csv').write_text('building,point,view\n')

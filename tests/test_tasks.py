@@ -1,10 +1,12 @@
 "Names of tasks and networks: round trips, order, spelling, and what is refused."
+import subprocess, sys
 from itertools import combinations
 
 import pytest
 from hypothesis import given, strategies as st
 
-from its_a_match.tasks import LETTERS, TASKONOMY, NetworkName, canonical_name, display_name, network_name, parse_network
+from its_a_match.tasks import (LETTERS, TASKONOMY, NetworkName, Task, canonical_name, display_name, get_tasks, network_name,
+                               parse_network)
 
 MINE = ('seg', 'depth', 'normals', 'a', 'b')
 columns_ = st.sampled_from([LETTERS, MINE])
@@ -103,3 +105,27 @@ def test_other_sizes_are_shown_as_written(): assert display_name('SD@2') == 'SD@
 def test_spelling_refuses_what_has_no_size(name):
     with pytest.raises(ValueError): canonical_name(name)
     assert display_name(name) == name  # a user's name that only looks like ours is shown as it is
+
+
+def test_tasks_need_no_torch():
+    code = "import sys, its_a_match.tasks; print({'torch', 'numpy', 'pandas'} & set(sys.modules))"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout == 'set()\n'
+
+
+@pytest.mark.parametrize('parts, why', [
+    (dict(name=''), 'the name is empty'), (dict(name='a+b'), 'contains one of'), (dict(letter='s'), "the letter 's' is not one of A to Z"),
+    (dict(kind='image'), "the kind 'image' is not"), (dict(channels=0), 'channels is 0'), (dict(bits=12), 'bits is 12, not 8 or 16'),
+    (dict(scale=0), 'the scale is 0'), (dict(invalid=256), '256 for "no label" does not fit into 8 bits'), (dict(valid=(1, 0)), 'is not below'),
+    (dict(kind='classes', vector=True), 'only a dense task'), (dict(per_image=True), 'per_image is for classes'), (dict(normalise='yes'), "normalise is 'yes'")])
+def test_a_task_that_contradicts_itself(parts, why):
+    with pytest.raises(ValueError) as e: Task(**(dict(name='mine') | parts))
+    assert why in str(e.value) and str(e.value).startswith('task ')
+
+
+def test_tasks_by_name_letter_or_themselves():
+    mine = Task('mine', kind='number', channels=3)
+    assert (mine.key, mine.label, mine.short, mine.pixels) == ('mine', 'mine', 'mine', False)
+    assert get_tasks('EDS') == get_tasks(['edge_texture', 'S', TASKONOMY[1]]) == tuple(TASKONOMY[i] for i in (0, 1, 4))
+    assert get_tasks([mine, 'N']) == (TASKONOMY[2], mine) and get_tasks('normal') == get_tasks(TASKONOMY[2]) == (TASKONOMY[2],)
+    for wrong in ('X', 'SX', [], '', ['S', 'S'], [3]):
+        with pytest.raises(ValueError): get_tasks(wrong)
