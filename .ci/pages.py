@@ -39,7 +39,7 @@ def slim(nb):
         small, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(o.data.pop('image/png')))).convert('RGB')
         chart = len(picture.getcolors(1 << 24)) <= 2000
         if chart: picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
-        else:     picture.save(small, 'jpeg', quality=80, subsampling=0, optimize=True)
+        else:     picture.save(small, 'jpeg', quality=75, subsampling=0, optimize=True)
         o.data[f"image/{'png' if chart else 'jpeg'}"] = base64.b64encode(small.getvalue()).decode()
     return nb
 
