@@ -7,20 +7,20 @@ __all__ = ['carried', 'published_dir', 'which_tasks_losses', 'which_tasks_table'
            'match_affinities', 'match_splits', 'match_buildings', 'fifty_affinities', 'rsa_small_network',
            'rsa_reported', 'taskonomy_novel_tasks', 'taskonomy_gain_quality']
 
-# %% ../nbs/04_published.ipynb #3c815abb
+# %% ../nbs/04_published.ipynb #599d620a
 from pathlib import Path
 
 import pandas as pd
 
-import its_a_match
+from . import tasks as neighbour
 from .tasks import LETTERS
 
-# %% ../nbs/04_published.ipynb #6872ff3e
+# %% ../nbs/04_published.ipynb #268483e2
 def carried(
     folder, # path inside the repository, 'data/published' say
 )->Path:    # where it lies
     "A folder that travels with the package: inside it where it is installed, beside it in the repository; FileNotFoundError if in neither."
-    package = Path(its_a_match.__file__).parent
+    package = Path(neighbour.__file__).parent  # not the package's own, which is None in a folder that holds another its_a_match
     for home in (package, package.parent):
         if (home/folder).is_dir(): return home/folder
     raise FileNotFoundError(f"there is no folder {folder} in {package} or in {package.parent}")

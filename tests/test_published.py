@@ -1,6 +1,8 @@
 "The published tables: their numbers, pinned; their forms; what is refused."
 import csv
 import math
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -231,7 +233,7 @@ def test_every_file_is_described_and_well_formed():
 
 
 def test_missing_folder_is_told_plainly(tmp_path, monkeypatch):
-    monkeypatch.setattr(pub.its_a_match, '__file__', str(tmp_path/'lib'/'its_a_match'/'__init__.py'))
+    monkeypatch.setattr(pub.neighbour, '__file__', str(tmp_path/'lib'/'its_a_match'/'__init__.py'))
     with pytest.raises(FileNotFoundError, match='no folder data/published') as e: pub.which_tasks_losses()
     assert '\n' not in str(e.value)
 
@@ -240,3 +242,11 @@ def test_results_are_the_callers_own():
     mine = pub.which_tasks_losses()
     mine.loc['S', 'S'] = 0
     assert pub.which_tasks_losses().loc['S', 'S'] == 0.08039
+
+
+def test_tables_are_found_beside_a_clone(tmp_path):
+    "Python takes a folder called its_a_match, as a clone is, for a part of the package."
+    (tmp_path/'its_a_match').mkdir()
+    code = "from its_a_match.published import which_tasks_losses; print(len(which_tasks_losses('val')))"
+    run = subprocess.run([sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True)
+    assert (run.returncode, run.stdout) == (0, '36\n'), run.stderr
