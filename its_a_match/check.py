@@ -205,7 +205,7 @@ def _table(found, require):
     return table.assign(rank=rank).sort_values(['level', 'rank', *_VIEW, 'file'], ascending=[False, *[True]*5], kind='stable',
                                                ignore_index=True).drop(columns='rank')
 
-# %% ../nbs/06_check.ipynb #3a489e36
+# %% ../nbs/06_check.ipynb #ad7a6916
 def check_data(
     root,           # folder of the data set
     tasks=None,     # the tasks whose labels are wanted, as for `get_tasks`; None: everything that is there
@@ -219,7 +219,7 @@ def check_data(
     if require not in ('all', 'any'): raise ValueError(f"require is {require!r}, not 'all' or 'any'")
     named = {} if tasks is None else {t.name: t for t in (RGB, *get_tasks(tasks))}
     files = _Files(root, named)
-    if not files.number: raise ValueError(f'{root}: no view is in it: the layouts that are understood are TASK/BUILDING/…, BUILDING/TASK/… and their like')
+    if not files.number: raise ValueError(f'{root}: no view is in it: files are called like rgb/BUILDING/point_0_view_0.png, or as in the other layouts of Taskonomy')
     known = {t.name: t for t in (RGB, *TASKONOMY)}
     tasks = named or {m: known.get(m) for m in (RGB.name, *sorted({*files.number} - {RGB.name}))}
     found, sizes, often = _read_all(files, tasks, processes or max(1, min(cores(), sum(files.number.values())//1000)), progress)

@@ -94,11 +94,11 @@ def _call(job):
     "Calls the first of `job` with the rest."
     return job[0](*job[1:])
 
-# %% ../nbs/02_labels.ipynb #15f3b3e0
+# %% ../nbs/02_labels.ipynb #475aa1f5
 def _jobs(root, tasks):
     "For `_call`: the comparing of the labels that are there, and the writing of those that are not."
     views = find_views(root, ['rgb', *tasks]).reindex(columns=['rgb', *tasks])
-    if views.rgb.isna().all(): raise ValueError(f'{root}: there are no images in folders named rgb')
+    if views.rgb.isna().all(): raise ValueError(f'{root}: there are no images in folders named rgb with names like point_0_view_0.png')
     old, new = [], []
     for (building, *_), rgb, *files in views[views.rgb.notna()].itertuples():
         there = {t: f for t, f in zip(tasks, files) if isinstance(f, str)}

@@ -133,7 +133,7 @@ class TaskonomyDataset(torch.utils.data.Dataset):
         buildings, keys = self.views.index.unique('building').size, ' '.join(t.key for t in self.tasks)
         return f'{len(self)} views of {buildings} buildings with {keys}'
 
-# %% ../nbs/01_taskonomy.ipynb #f026d9ba
+# %% ../nbs/01_taskonomy.ipynb #55acb7d2
 @patch
 def report(self:TaskonomyDataset)->pd.DataFrame: # index what; `count` of buildings, views or files, and `which`: the first three
     "What was asked for, found, left out and used: found = dropped + on the list + used."
@@ -144,10 +144,11 @@ def _emptiness(self:TaskonomyDataset):
     "The sentence for a data set without views."
     counts = self._report['count']
     why = ', '.join(f'{n} {what}' for what, n in counts.items() if n) or 'no building is in it'
-    if counts['views found']: return f'no view is left for the split {self.split!r}: {why}'
+    split = f'of the split {self.split!r}' if isinstance(self.split, str) else 'of these buildings' if self.split is not None else 'in it'
+    if counts['views found']: return f'no view {split} is left: {why}'
     there = sorted(find_views(self.root, [RGB.name]).index.unique('building'))
-    there = f"those there are {', '.join(there[:5])}{' …'*(len(there) > 5)}" if there else 'no file is named and placed as in one of the three layouts'
-    return f'there is no view of the split {self.split!r}: {why}; {there}'
+    there = f"those there are {', '.join(there[:5])}{' …'*(len(there) > 5)}" if there else 'no file is named and placed as in one of the three layouts, such as rgb/BUILDING/point_0_view_0.png'
+    return f'there is no view {split}: {why}; {there}'
 
 # %% ../nbs/01_taskonomy.ipynb #88dedf68
 @patch

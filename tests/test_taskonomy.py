@@ -340,7 +340,7 @@ def test_the_report_names_some(toy):
 
 def test_no_view_is_left(toy):
     for b in ('ihlen', 'mcdade'): shutil.rmtree(toy/'rgb'/b)
-    assert says(TaskonomyDataset, toy, 'test').startswith(f"{toy}: no view is left for the split 'test': 4 buildings asked for, 2 buildings absent, 6 views found, 6 views without rgb")
+    assert says(TaskonomyDataset, toy, 'test').startswith(f"{toy}: no view of the split 'test' is left: 4 buildings asked for, 2 buildings absent, 6 views found, 6 views without rgb")
 
 @pytest.mark.parametrize('text, why', [('point,view\n1,2\n', 'no column building'), ('building,point,view\na,x,1\n', 'is not a whole number'), ('building,point,view\na,1,1.5\n', 'is not a whole number'), ('', 'cannot be read as a table'),
     ('building,point,view\nihlen,2,1,0\n', 'its rows have more fields than its first line'), (f'building,point,view\na,{9**30},1\n', 'is not a whole number')])
