@@ -170,7 +170,7 @@ def _progress(what):
 _Processes = Annotated[int, typer.Option(help='How many processes work at once; one for every core where not given.', min=1, show_default=False)]
 _Data = Annotated[Path, typer.Argument(help='Folder of the data set.', show_default=False)]
 
-# %% ../nbs/41_cli.ipynb #9a6dce6d
+# %% ../nbs/41_cli.ipynb #d3c6213c
 _Preset = Enum('Preset', {p: p for p in ('tiny', 'quick', 'large')}, type=str)
 
 @app.command()
@@ -184,7 +184,11 @@ def render(
 ):
     "Render Rooms, a data set of indoor scenes with every label; interrupted, the same command goes on."
     from its_a_match.rooms import render_rooms
-    with _progress('views') as progress: root = render_rooms(out, preset.value, size, buildings, seed, processes, progress)
+    try:
+        with _progress('views') as progress: root = render_rooms(out, preset.value, size, buildings, seed, processes, progress)
+    except KeyboardInterrupt:
+        typer.echo('its_a_match: stopped; the same command goes on', err=True)
+        raise
     rooms, quoted = jsonlib.loads((root/'rooms.json').read_text(encoding='utf-8')), shlex.quote(str(root))
     images = ', '.join(f'{n:,} {s}' for s, n in rooms['images'].items())
     _console().print(f"Rooms lie in {root}", f"images:      {images}, {rooms['size']} pixels a side", f"fingerprint: {rooms['fingerprint']}",
@@ -249,7 +253,7 @@ def check(
     console.print(*_verdict(table, listed, csv, list_file), sep='\n')
     if (table.level == 'wrong').any(): raise typer.Exit(1)
 
-# %% ../nbs/41_cli.ipynb #8bfed1b1
+# %% ../nbs/41_cli.ipynb #0a27cc1b
 @app.command()
 def show(
     data: _Data,
@@ -257,12 +261,13 @@ def show(
     tasks: _Tasks = None,
     views: Annotated[int, typer.Option(help='Number of views, chosen at random.', min=1)] = 6,
     seed: Annotated[int, typer.Option(help='Another seed, other views.', min=0)] = 0,
+    leave_out: Annotated[Path, typer.Option(metavar='LIST', help='Views not to draw: what check --quarantine wrote.', show_default=False)] = None,
     out: Annotated[Path, typer.Option(help='The picture: .png, .pdf or .svg; DATA_views.png in the current folder where not given.', show_default=False)] = None,
 ):
     "Draw some views of a data set with all their labels."
     from its_a_match.gallery import save_grid
     out = _outside('--out', out or _beside(data, '_views.png'), data)
-    _console().print(f"The picture is {save_grid(data, out, split, views, _tasks(tasks), seed)}")
+    _console().print(f"The picture is {save_grid(data, out, split, views, _tasks(tasks), seed, leave_out=leave_out)}")
 
 @app.command()
 def label(

@@ -239,7 +239,7 @@ def view_grid(
     names = {t.key: class_names(root, t.name, t is classes[0]) if root else {} for t in classes} | (names or {})
     return _draw([_shown(dataset, int(i)) for i in indices], tasks, names, width)
 
-# %% ../nbs/02_gallery.ipynb #9eb205eb
+# %% ../nbs/02_gallery.ipynb #619c756b
 def save_grid(
     root,       # folder of the data set
     out,        # file to write: .png, .pdf, .svg or another format of matplotlib
@@ -248,13 +248,14 @@ def save_grid(
     tasks=None, # as for `get_tasks`; None: those of Taskonomy that the data set has
     seed=0,     # of the choice of views; the same seed chooses the same ones
     dpi=144,    # dots per inch of the file
+    leave_out=None, # list of views not to be used, as `check` writes it; None: all may be
 )->Path:        # the file
     "Saves a picture of views of a data set; ValueError names what is wrong with the data set, the number of views or the file's format."
     from its_a_match.taskonomy import TaskonomyDataset # here, as it imports torch, which the rest of this module does not need
     out = Path(out)
     if out.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes(): raise ValueError(f'{out}: pictures are saved as .png, .pdf or .svg')
     if views < 1: raise ValueError(f'{views} views cannot be shown')
-    dataset = TaskonomyDataset(root, split, TASKONOMY if tasks is None else tasks, require='any')
+    dataset = TaskonomyDataset(root, split, TASKONOMY if tasks is None else tasks, require='any', leave_out=leave_out)
     if tasks is None: dataset.tasks = tuple(t for t in dataset.tasks if dataset.views[t.name].notna().any())
     chosen = np.random.default_rng(seed).choice(len(dataset), min(views, len(dataset)), replace=False)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -68,6 +68,8 @@ def test_something_wrong(program, data, tmp_path):
     assert (tmp_path/'bad.csv').read_text() == 'building,point,view\nbarn,1,0\nbarn,2,0\n'
     rest = TaskonomyDataset(data, None, 'D', leave_out=tmp_path/'bad.csv')
     assert len(rest.batch(range(len(rest)))[0]) == 4
+    drawn = program('show', 'data', '--leave-out', 'bad.csv', '--out', 'grid.png')
+    assert (drawn.returncode, drawn.stderr) == (0, '') and (tmp_path/'grid.png').exists()
 
 def test_thousands_of_findings_are_a_few_lines(call, tmp_path):
     rgb = tmp_path/'data/rgb/attic'
@@ -189,3 +191,11 @@ def test_progress_is_for_terminals(program, data):
     os.close(slave)
     assert b'12/12' in os.read(master, 1 << 16) and done.stdout.startswith('data (')
     os.close(master)
+
+def test_stopped_by_hand(tmp_path, monkeypatch, capsys):
+    "Ctrl-C while rendering says that the same command goes on."
+    def stop(*args): raise KeyboardInterrupt
+    monkeypatch.setattr('its_a_match.rooms.render_rooms', stop)
+    from its_a_match.cli import render
+    with pytest.raises(KeyboardInterrupt): render(out=tmp_path/'rooms')
+    assert capsys.readouterr().err == 'its_a_match: stopped; the same command goes on\n'
