@@ -12,8 +12,8 @@ cfg = config['DEFAULT']
 carried = {'its_a_match.data.published': ('data/published', ['*.csv', '*.md']),
            'its_a_match.nbs': ('nbs', ['8*.ipynb'])}
 
-extras = {name: cfg[f'{name}_requirements'].split() for name in ('render', 'docs', 'dev')}
-extras['dev'] += extras['render'] + extras['docs']
+extras = {name: cfg[f'{name}_requirements'].split() for name in ('render', 'ray', 'balancing', 'docs', 'dev')}
+extras['dev'] += sum((extras[name] for name in ('render', 'ray', 'balancing', 'docs')), [])
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
