@@ -169,7 +169,7 @@ def row_campaign(quick):
     from its_a_match.campaign import plan, run
     networks = plan(sizes=(1,), orders=(1, 2))
     assert len(networks) == 15
-    n, epochs = (64, 1) if quick else (1024, 3)
+    n, epochs = (64, 1) if quick else (2000, 3)
     data = dict(train=views('SDNKE', n, 64), val=views('SDNKE', 64, 64, 1), test=views('SDNKE', 64, 64, 2))
     recipe = get_recipe('quick', epochs=epochs)
     def rate(processes):
@@ -184,7 +184,7 @@ def row_campaign(quick):
         return
     torch.set_num_threads(2)
     ways = {'one after the other, two threads': lambda: rate(1), 'two processes, one thread each': lambda: rate(2)}
-    yield from lines('campaign', f'15 small networks, {n} views, {epochs} epochs', turns(ways, 1 if quick else 3), device_name('cpu'), '1.2')
+    yield from lines('campaign', f'15 small networks, {n} views, {epochs} epochs', turns(ways, 1 if quick else 2), device_name('cpu'), '1.2')
     torch.set_num_threads(cores())
 
 

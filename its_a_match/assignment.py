@@ -25,13 +25,14 @@ from .taskonomy import TaskonomyDataset
 from .tasks import Task
 from .training import Callback, fit
 
-# %% ../nbs/14_assignment.ipynb #b432f60e
+# %% ../nbs/14_assignment.ipynb #b83127b5
 @dataclass(frozen=True)
 class DataFolder:
     "A data set on the disk, to be opened where it is needed."
     root:str      # its path
     tasks:tuple   # `Task`s whose labels are wanted
     size:int=None # side of a square in pixels, or (height, width); None: as the files are
+    leave_out:str=None # path of a list of views not to be used, as `its_a_match check` writes it
 
 def _free_memory():
     "Bytes that this machine, or the control group that the process is in, has left; 0 if that cannot be told."
@@ -49,7 +50,7 @@ def open_data(
     if not isinstance(data, DataFolder):
         if lack := [s for s in ('train', 'val', 'test') if s not in data]: raise ValueError(f'the data has no split {lack[0]!r}')
         return {s: data[s] for s in ('train', 'val', 'test')}
-    opened = {s: cached(TaskonomyDataset(data.root, s, data.tasks, data.size)) for s in ('train', 'val', 'test')}
+    opened = {s: cached(TaskonomyDataset(data.root, s, data.tasks, data.size, 'any', data.leave_out)) for s in ('train', 'val', 'test')}
     if memory is None: memory = sum(_bytes(ds) for ds in opened.values()) < _free_memory()/2
     return {s: in_memory(ds) for s, ds in opened.items()} if memory else opened
 

@@ -136,7 +136,7 @@ def run_local(
 # The data is decoded once, by the process that starts the others, and held in memory that they share. What they are given must be importable: a
 # model or a probe that a notebook defines is known to that notebook only.
 
-# %% ../nbs/14_campaign.ipynb #877afff8
+# %% ../nbs/14_campaign.ipynb #bfb12563
 OURS = {'losses', 'history', 'missing', 'balancing', 'network', 'weights'}  # files of a network, which no probe can be called
 
 def _probes(probes):
@@ -147,15 +147,16 @@ def _probes(probes):
         if n in OURS or not str(n).replace('-', '_').isidentifier(): raise ValueError(f'probe {n!r}: it cannot be the name of its file')
     return dict(named)
 
-def _source(data, tasks, keys, size):
+def _source(data, tasks, keys, size, leave_out):
     "The data as `open_data` takes it, and the `Task`s of the plan; ValueError names a task that is unknown."
     folder = not isinstance(data, dict)
-    if not folder and (size is not None or tasks is not None): raise ValueError('size and tasks are for a folder: these data sets have theirs')
+    if not folder and any(x is not None for x in (size, tasks, leave_out)):
+        raise ValueError('size, tasks and leave_out are for a folder: these data sets have theirs')
     known = {t.key: t for t in (get_tasks(TASKONOMY if tasks is None else tasks) if folder else open_data(data)['train'].tasks)}
     if lack := [k for k in keys if k not in known]:
         raise ValueError(f"task {lack[0]!r} of the plan: {'give run its Task, in tasks=[...]' if folder else 'the data has no labels for it'}")
     wanted = tuple(known[k] for k in keys)
-    return DataFolder(str(data), wanted, size) if folder else open_data(data), wanted
+    return DataFolder(str(data), wanted, size, leave_out and str(leave_out)) if folder else open_data(data), wanted
 
 def _statistics(archive, train, tasks):
     "Statistics of the training labels, those of `statistics.csv` where they are known."
@@ -206,7 +207,7 @@ def _reporter(archive, show):
         show(event)
     return report
 
-# %% ../nbs/14_campaign.ipynb #82dddb43
+# %% ../nbs/14_campaign.ipynb #38d55456
 ENGINES = {'local': run_local}
 
 def _engine(engine):
@@ -228,6 +229,7 @@ def run(
     device=None,    # as for `fit`; a list is shared out over the processes
     size=None,      # side of the images in pixels, or (height, width), for a folder; None: as they are
     tasks=None,     # names, letters or `Task`s that the plan's tasks are among, for a folder; None: Taskonomy's
+    leave_out=None, # path of a list of views not to be used, as `its_a_match check` writes it, for a folder
     keep=(),        # stages of training, above 0 to 1, whose weights are kept
     terms=None,     # losses of tasks, as for `fit`
     options=None,   # further arguments of `get_model`
@@ -239,7 +241,7 @@ def run(
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise ValueError('a campaign shares its networks out by itself: start it as one process, and give processes=')
     train, (plan, keys) = _engine(engine), check_plan(plan)
     settings = Settings(model, get_recipe(recipe), dict(options or {}), tuple(keep), terms, _probes(probes), device=device)
-    source, tasks = _source(data, tasks, keys, size)
+    source, tasks = _source(data, tasks, keys, size, leave_out)
     if engine == 'local': more['processes'] = processes
     elif processes not in (None, 1): raise ValueError(f'processes is {processes!r}, which is for the local engine')
     if isinstance(model, nn.Module): raise ValueError('the model is a network, which all of the plan would share: give a function that makes one')

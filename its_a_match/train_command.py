@@ -42,16 +42,6 @@ def _plan(tasks, orders, sizes, seeds, injections, balancing, networks):
         return named(networks.split(), tasks, seeds)
     except ValueError as e: raise typer.BadParameter(str(e)) from None
 
-# %% ../nbs/40_train_command.ipynb #51fcea28
-def _without(data, size, plan, leave_out, send):
-    "The three data sets without the views of a list; ValueError as `TaskonomyDataset`."
-    from its_a_match.cache import cached
-    from its_a_match.memory import in_memory
-    from its_a_match.taskonomy import TaskonomyDataset
-    tasks = option_tasks(','.join({*plan.tasks.sum(), *plan.injected} - {''}))
-    sets  = {split: cached(TaskonomyDataset(data, split, tasks, size, leave_out=leave_out)) for split in ('train', 'val', 'test')}
-    return {split: in_memory(ds) for split, ds in sets.items()} if send else sets
-
 # %% ../nbs/40_train_command.ipynb #75b62aba
 def _result(plan, losses, states):
     "What there is of each network of the plan, for programs."
@@ -99,7 +89,7 @@ def _print_plan(plan, json):
     each = f" for each of the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ''
     screen().print(f'{len(networks)} networks{each}, {len(plan)} in all' if each else f'{len(networks)} networks')
 
-# %% ../nbs/40_train_command.ipynb #da07173b
+# %% ../nbs/40_train_command.ipynb #cbd38812
 _Recipe, _Engine, _Precision = (Enum(n, {v: v for v in values.split()}, type=str) for n, values in (
     ('Recipe', 'quick paper'), ('Engine', 'local ray'), ('Precision', 'fp32 bf16 fp16')))
 _networks, _training, _machines = (partial(typer.Option, rich_help_panel=p) for p in ('Which networks', 'How they are trained', 'Where'))
@@ -161,8 +151,8 @@ def train(
     from its_a_match.campaign import get_recipe, run, states
     how = get_recipe(recipe.value, **_given(epochs=epochs, batch=batch, precision=precision and precision.value))
     try:
-        if leave_out: data, size = _without(data, size, jobs, leave_out, send=engine == 'ray'), None
-        losses = run(jobs, data, out, model=model, recipe=how, device=device, size=size, keep=tuple(stages), processes=processes, engine=engine.value, **cluster)
+        losses = run(jobs, data, out, model=model, recipe=how, device=device, size=size, leave_out=leave_out, keep=tuple(stages),
+                     processes=processes, engine=engine.value, **cluster)
     except KeyboardInterrupt:
         typer.echo('its_a_match: stopped; the same command goes on', err=True)
         raise

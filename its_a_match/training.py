@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Training', 'fit', 'Callback', 'EqualWeights', 'RECIPES', 'Recipe', 'evaluate', 'get_recipe']
 
-# %% ../nbs/12_training.ipynb #ac8bffe9
+# %% ../nbs/12_training.ipynb #6774246b
 import json
 import time
 from contextlib import contextmanager, nullcontext
@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
-from .batches import batches, mirrored, order, prepare, steps_in_pass
+from .batches import MemoryDataset, batches, mirrored, order, prepare, steps_in_pass
 from .callbacks import Callback, EqualWeights, load_states, named
 from .checkpoints import load, pack, save, unpack
 from .history import History
@@ -57,7 +57,7 @@ class Training(History):
     def call(self, hook):
         for c in self.callbacks: getattr(c, hook)(self)
 
-# %% ../nbs/12_training.ipynb #3bfbb01b
+# %% ../nbs/12_training.ipynb #1115e77e
 @patch
 def _build(self:Training):
     "Puts the network on its device and makes all that trains it."
@@ -74,7 +74,7 @@ def _build(self:Training):
     if r.compile: self.model = torch.compile(self.model)
     self.sums, self.counted = torch.zeros(2, len(self.tasks), device=self.device)
     self.every = 1 if self.device.type == 'cpu' and a.num_processes == 1 else 32  # steps between looks at the losses
-    self.best, self.has_label, self.lacking = self._weights(), _has_label(self.train, self.keys), 0
+    self.best, self.known, self.lacking = self._weights(), _labels_missing(self.train, self.keys), 0
 
 @patch
 def _weights(self:Training, device=None): return {k: v.detach().to(device or v.device, copy=True) for k, v in self.net.state_dict().items()}
@@ -120,29 +120,31 @@ def _step(self:Training, batch):
     self.step += 1
     self.call('after_step')
 
-# %% ../nbs/12_training.ipynb #69f4dfe6
-def _has_label(dataset, keys):
-    "Whether each view has any label, bool (views,), for data that a GPU holds; None for other data."
-    if getattr(dataset, 'device', torch.device('cpu')).type == 'cpu': return None
+# %% ../nbs/12_training.ipynb #9761dd9d
+def _labels_missing(dataset, keys):
+    "For data in memory the labels that each view lacks, int64 (views, tasks, 2): 1 if it has none at all, and the pixels; None for other data."
+    if not isinstance(dataset, MemoryDataset): return None
+    def lacks(mask): n = (~mask).reshape(len(mask), -1).sum(1); return torch.stack([(n == mask[0].numel()).long(), n], 1)
     chunks = (dataset.batch(slice(a, a + 256))[2] for a in range(0, len(dataset), 256))
-    return torch.cat([torch.stack([m[k].reshape(len(m[k]), -1).any(1) for k in keys]).any(0) for m in chunks]).cpu().numpy()
+    return torch.cat([torch.stack([lacks(m[k]) for k in keys], 1).cpu() for m in chunks]).numpy()
 
 @patch
 def _batches(self:Training, stop):
     "For every step up to `stop` whether any image has a label, and the batch."
     n, r, share = len(self.train), self.recipe, (self.accelerator.process_index, self.accelerator.num_processes)
-    steps = range(self.step, stop)
+    steps, own = range(self.step, stop), isinstance(self.train, MemoryDataset)  # whose batches are copies
     for s, batch in zip(steps, batches(self.train, (order(n, r.batch, self.seed, s, *share) for s in steps), self.device)):
-        lacks = torch.stack([*self.task_losses.missing(batch[2]).values()])
+        lacks = torch.stack([*self.task_losses.missing(batch[2]).values()]) if self.known is None else \
+            torch.from_numpy(self.known[order(n, r.batch, self.seed, s, *share)].sum(0))
         self.lacking = self.lacking + lacks
         chosen = mirrored(r.batch, self.seed, s, *share) if r.flip else None
-        yield self._some(s, lacks), prepare(batch, self.train.tasks, self.device, chosen, self.normalise, self.injected)
+        yield self._some(s, lacks), prepare(batch, self.train.tasks, self.device, chosen, self.normalise, self.injected, own)
 
 @patch
 def _some(self:Training, step, lacks):
     "Whether an image of the step has a label, in any of the processes."
     n, r, a = len(self.train), self.recipe, self.accelerator
-    if self.has_label is not None: return bool(self.has_label[order(n, r.batch, self.seed, step)].any())
+    if self.known is not None: return not self.known[order(n, r.batch, self.seed, step), :, 0].all()
     found = bool((lacks[:, 0] < r.batch//a.num_processes).any())
     return found if a.num_processes == 1 else bool(self._all(torch.tensor(float(found), device=self.device)))
 

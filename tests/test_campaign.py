@@ -12,6 +12,7 @@ from its_a_match.campaign import load_network, named, open_data, plan, run
 from its_a_match.candidates import check_candidates, read_candidates
 from its_a_match.checkpoints import load
 from its_a_match.models import get_model
+from its_a_match.taskonomy import TaskonomyDataset
 from its_a_match.tasks import LETTERS, Task, get_tasks
 from its_a_match.training import Callback, get_recipe
 
@@ -198,6 +199,21 @@ def test_rooms(tiny_rooms, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="task 'depth_zbuffer' of the plan"): run(plan([depth]), tiny_rooms, tmp_path/'own', progress=False)
     own = run(plan([depth], sizes=1), tiny_rooms, tmp_path/'own', model='small', recipe=recipe, size=32, tasks=[depth], processes=1, progress=False)
     assert own.columns.tolist() == ['cost', 'depth_zbuffer']
+
+def test_labels_that_a_folder_lacks(tiny_rooms, tmp_path, monkeypatch):
+    "Views that lack a task's label train the other; a list of views to be left out is obeyed."
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
+    rooms, recipe = tmp_path/'rooms', get_recipe('quick', epochs=1, batch=4)
+    shutil.copytree(tiny_rooms, rooms)
+    views = TaskonomyDataset(rooms, 'train', 'SD').views
+    for path in views.depth_zbuffer[:3]: (rooms/path).unlink()
+    run(named('SD'), rooms, tmp_path/'out', model='small', recipe=recipe, size=32, processes=1, progress=False)
+    missing = pd.read_csv(tmp_path/'out'/'networks'/'SD'/'seed-0'/'missing.csv', index_col='task')
+    seen = len(views)//4*4  # one pass leaves off with its last whole batch
+    assert missing.images.tolist() == [seen, seen] and missing.without['S'] == 0 and 3 - (len(views) - seen) <= missing.without['D'] <= 3
+    views.index[:2].to_frame(index=False)[['building', 'point', 'view']].to_csv(tmp_path/'bad.csv', index=False)
+    with pytest.raises(ValueError, match='made otherwise'): run(named('SD'), rooms, tmp_path/'out', model='small', recipe=recipe, size=32, processes=1, progress=False, leave_out=tmp_path/'bad.csv')
+    assert len(open_data(campaign.DataFolder(str(rooms), get_tasks('SD'), 32, str(tmp_path/'bad.csv')))['train']) == len(views) - 2
 
 # ---- going on
 
