@@ -93,7 +93,7 @@ def _step(self:GradNorm, losses, norms, seen):
     s['weights'] = s['weights'].clamp(min=self.LEAST)
     s['weights'] *= len(s['weights'])/s['weights'].sum()
 
-# %% ../nbs/13_balancing.ipynb #6c7b7107
+# %% ../nbs/13_balancing.ipynb #ef984f34
 @patch
 def backward(self:GradNorm,
     t, # the training
@@ -105,7 +105,7 @@ def backward(self:GradNorm,
     losses = _over_processes(t, torch.stack([l.detach() for l in t.losses.values()]))
     t.accelerator.backward(t.reduce([w*l for w, l in zip(weights, t.losses.values())]))
     self._used.append([t.step, *weights])
-    self._step(losses.double().cpu(), norms.double().cpu(), _labelled(t))
+    self._step(losses.cpu().double(), norms.cpu().double(), _labelled(t))
 
 @patch
 def _begin(self:GradNorm, keys):
@@ -212,7 +212,7 @@ def _get(self:Aggregated, keys, keep=True):
 @patch
 def _stateful(self:Aggregated): return [(keys, a.weighting) for keys, a in self._made.items() if hasattr(a, 'reset')]
 
-# %% ../nbs/13_balancing.ipynb #f1002006
+# %% ../nbs/13_balancing.ipynb #75074432
 @patch
 def weights(self:Aggregated,
     gramian, # products of the gradients of the losses, (T, T)
@@ -220,7 +220,7 @@ def weights(self:Aggregated,
     seed=0,  # of PCGrad's order
 ):           # (T,), on the CPU
     "The weights of the gradients in the step: 1 for a single one, and equal ones where a gradient is not finite or all are zero."
-    G = gramian.detach().double().cpu()
+    G = gramian.detach().cpu().double()
     even = torch.full((len(keys),), 1/len(keys))
     if len(keys) == 1 or not G.isfinite().all() or G.trace() <= 0: return even
     if self.aggregator != 'nash-mtl': G = G/G.trace()

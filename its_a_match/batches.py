@@ -104,7 +104,7 @@ def flip(
     return (turn(images), {k: turn(x, negate=k in vector) if k in pixels else x for k, x in targets.items()},
             {k: turn(x) if k in pixels else x for k, x in masks.items()})
 
-# %% ../nbs/12_batches.ipynb #752bcdce
+# %% ../nbs/12_batches.ipynb #5637623c
 def inject(
     images,  # (B, C, H, W)
     targets, # {key: target}, normalised
@@ -117,7 +117,7 @@ def inject(
     out[..., :c] = images.permute(0, 2, 3, 1)
     if task.kind == 'classes':
         x, mask = (v.reshape(b, *((h, w) if task.pixels else (1, 1)), 1).expand(b, h, w, 1) for v in (x, mask))
-        out[..., c:].scatter_(3, x, mask.to(out.dtype))
+        out[..., c:].scatter_(3, torch.where(mask, x, 0), mask.to(out.dtype))
     else:
         x = torch.where(mask, x, x.new_zeros(()))
         out[..., c:] = x.permute(0, 2, 3, 1) if task.pixels else x[:, None, None]

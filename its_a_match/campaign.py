@@ -6,11 +6,12 @@
 __all__ = ['OURS', 'ENGINES', 'run_local', 'run', 'plan', 'named', 'collect', 'states', 'load_network', 'train_network',
            'open_data', 'DataFolder', 'Settings']
 
-# %% ../nbs/14_campaign.ipynb #1889ec3e
+# %% ../nbs/14_campaign.ipynb #7ccd2728
 import os, pickle, shutil, sys, time
 import multiprocessing as mp
 from dataclasses import asdict, replace
 from multiprocessing.connection import wait
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -20,7 +21,9 @@ from torch import nn
 from .agenda import check_plan, named, plan, whole_numbers
 from .archive import ENDS, Archive, collect, describe, open_archive, read_table, states, write
 from .assignment import DataFolder, Settings, called, load_network, open_data, tidy, train_network, versions
+from .batches import steps_in_pass
 from .memory import MemoryDataset
+from .models import get_model
 from .processes import _apart, _end_with_parent, cores
 from .progress import show_progress
 from .tasks import TASKONOMY, get_tasks
@@ -82,7 +85,7 @@ def _listen(workers, report):
     ends = ', '.join(sorted({f'by signal {-p.exitcode}' if p.exitcode < 0 else f'with status {p.exitcode}' for p in workers.values()}))
     raise RuntimeError(f'every process that trained was ended ({ends}), perhaps because memory ran out; what was trained is kept, and the same call goes on from there')
 
-# %% ../nbs/14_campaign.ipynb #6c92aac9
+# %% ../nbs/14_campaign.ipynb #00162cb8
 def _shared(data):
     "The data sets as several processes can share them: in memory if there is room, else as files."
     opened, room = open_data(data), shutil.disk_usage('/dev/shm').free if os.path.isdir('/dev/shm') else float('inf')
@@ -97,6 +100,12 @@ def _devices(device, n):
     if some == [None] and torch.cuda.device_count() > 1: some = [f'cuda:{i}' for i in range(torch.cuda.device_count())]
     return [some[i % len(some)] for i in range(n)]
 
+def _processes(device):
+    "How many train at once where nobody says: one for each device named or GPU, or for each processor."
+    if isinstance(device, (list, tuple)): return len(device)
+    if device is None: return torch.cuda.device_count() or cores()
+    return cores() if torch.device(device).type == 'cpu' else 1
+
 def _start(process):
     "The process, started; ValueError if what it is given cannot be sent to it."
     try:
@@ -105,7 +114,7 @@ def _start(process):
         raise ValueError(f'what a script or a notebook defines cannot be sent to other processes: put it into a module, or train with processes=1 ({e})') from None
     return process
 
-# %% ../nbs/14_campaign.ipynb #5fac2739
+# %% ../nbs/14_campaign.ipynb #b16bd042
 def run_local(
     jobs,           # rows of the plan as dictionaries
     data,           # as for `open_data`
@@ -115,7 +124,7 @@ def run_local(
     processes=None, # how many train at the same time, each with its share of the processors; 1: this one; None: one for each GPU, or each processor
 ):
     "Trains the networks on this machine; OSError if they cannot be written, RuntimeError if every process was killed."
-    if processes is None: processes = torch.cuda.device_count() or cores()
+    if processes is None: processes = _processes(settings.device)
     whole_numbers('number of processes', processes, 1)
     if not jobs: return
     devices = _devices(settings.device, min(processes, len(jobs)))
@@ -133,10 +142,7 @@ def run_local(
             p.terminate()
             p.join()
 
-# The data is decoded once, by the process that starts the others, and held in memory that they share. What they are given must be importable: a
-# model or a probe that a notebook defines is known to that notebook only.
-
-# %% ../nbs/14_campaign.ipynb #bfb12563
+# %% ../nbs/14_campaign.ipynb #41dcaa2f
 OURS = {'losses', 'history', 'missing', 'balancing', 'network', 'weights'}  # files of a network, which no probe can be called
 
 def _probes(probes):
@@ -156,7 +162,7 @@ def _source(data, tasks, keys, size, leave_out):
     if lack := [k for k in keys if k not in known]:
         raise ValueError(f"task {lack[0]!r} of the plan: {'give run its Task, in tasks=[...]' if folder else 'the data has no labels for it'}")
     wanted = tuple(known[k] for k in keys)
-    return DataFolder(str(data), wanted, size, leave_out and str(leave_out)) if folder else open_data(data), wanted
+    return DataFolder(str(Path(data).absolute()), wanted, size, leave_out and str(Path(leave_out).absolute())) if folder else open_data(data), wanted
 
 def _statistics(archive, train, tasks):
     "Statistics of the training labels, those of `statistics.csv` where they are known."
@@ -172,13 +178,25 @@ def _statistics(archive, train, tasks):
             write(path, held.to_csv())
     return held[held.index.get_level_values('task').isin(keys)]
 
-# %% ../nbs/14_campaign.ipynb #c667dfc1
+# %% ../nbs/14_campaign.ipynb #f6f88e20
+def _possible(settings, train, tasks):
+    "ValueError for what would make every network fail, before the folder is bound to it."
+    r = settings.recipe
+    steps_in_pass(len(train), r.batch)
+    if bad := [f for f in settings.keep if not 0 < f <= 1]: raise ValueError(f'keep: the stage {bad[0]!r} is not above 0 and up to 1')
+    if settings.keep and r.patience and r.patience < r.epochs: raise ValueError(f'keep: the recipe {r.name!r} may end early, so its stages are not known beforehand; give it patience=None')
+    if r.precision == 'fp16' and str(settings.device) == 'cpu': raise ValueError('fp16 needs a GPU: on a CPU train in bf16 or fp32')
+    if isinstance(settings.model, str): get_model(settings.model, tasks[:1], **settings.options)  # an unknown name or option
+    for n, make in settings.probes.items():
+        if hasattr(p := make(), 'table') and type(p).state is Callback.state: raise ValueError(f'probe {n!r}: it has a table() and no state(), so an interruption would cost it its rows')
+
 def _begin(plan, source, tasks, out, settings):
     "Opens the folder and has it ready; the `Archive`, and the settings with statistics. ValueError as `run`."
     opened = open_data(source, memory=False)
     s = settings
     about = describe(tasks, opened, model=called(s.model), options={k: called(v) for k, v in s.options.items()}, recipe=asdict(s.recipe),
                      keep=list(s.keep), terms={k: called(v) for k, v in (s.terms or {}).items()}, versions=versions())
+    _possible(s, opened['train'], tasks)
     archive = open_archive(out, about, plan)
     for n, seed in zip(plan.network, plan.seed):
         found = archive.record(n, seed) or {}
@@ -207,7 +225,7 @@ def _reporter(archive, show):
         show(event)
     return report
 
-# %% ../nbs/14_campaign.ipynb #38d55456
+# %% ../nbs/14_campaign.ipynb #f8b7dc6d
 ENGINES = {'local': run_local}
 
 def _engine(engine):
@@ -244,7 +262,7 @@ def run(
     source, tasks = _source(data, tasks, keys, size, leave_out)
     if engine == 'local': more['processes'] = processes
     elif processes not in (None, 1): raise ValueError(f'processes is {processes!r}, which is for the local engine')
-    if isinstance(model, nn.Module): raise ValueError('the model is a network, which all of the plan would share: give a function that makes one')
+    if isinstance(model, nn.Module): raise ValueError('the model is a network, which would begin with the same weights for every seed: give a function that makes one')
     archive, settings = _begin(plan, source, tasks, out, settings)
     jobs = [j for j in plan.to_dict('records') if not archive.finished(j['network'], j['seed'])]
     work = {(j['network'], j['seed']): .4 + len(j['tasks']) for j in jobs}

@@ -54,7 +54,7 @@ def only(
     "The data set without the labels of other tasks, if it can leave them out."
     return dataset.only([t.key for t in tasks]) if hasattr(dataset, 'only') and len(tasks) < len(dataset.tasks) else dataset
 
-# %% ../nbs/12_measuring.ipynb #9ac80044
+# %% ../nbs/12_measuring.ipynb #fea55dbb
 def measure(
     net, dataset,     # network and data set, on whose tasks they agree
     losses,           # `TaskLosses` of the tasks to be measured
@@ -73,7 +73,7 @@ def measure(
             images, targets, masks = prepare(b, dataset.tasks, device, None, normalise, injected)
             sums, counts = zip(*losses.per_image(net(images), targets, masks).values())
             found.append(torch.stack([torch.stack(sums, 1), torch.stack(counts, 1).to(sums[0].dtype)]))
-    if rows: table[:, np.concatenate(rows)] = torch.cat(found, 1).double().cpu()
+    if rows: table[:, np.concatenate(rows)] = torch.cat(found, 1).cpu().double()
     return table if world == 1 else accelerator.reduce(table.to(device), 'sum').cpu()
 
 # %% ../nbs/12_measuring.ipynb #46383793

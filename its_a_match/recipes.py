@@ -69,7 +69,7 @@ def get_recipe(
     if unknown := [f for f in changes if f not in Recipe.__dataclass_fields__]: raise ValueError(f'recipe: it has no field {unknown[0]!r}')
     return replace(RECIPES[recipe] if isinstance(recipe, str) else recipe, **changes)
 
-# %% ../nbs/12_recipes.ipynb #44f828bb
+# %% ../nbs/12_recipes.ipynb #9a344f40
 def make_optimizer(
     recipe,     # a `Recipe`
     parameters, # to be trained
@@ -85,7 +85,7 @@ def make_schedule(
 ):             # a scheduler of torch; `OneCycleLR` is to be stepped with each step, the others with each epoch's training loss
     "The schedule of a recipe's learning rate; 'constant' has none."
     if recipe.schedule == 'onecycle': return torch.optim.lr_scheduler.OneCycleLR(optimizer, recipe.lr, max(2, steps))
-    if recipe.schedule == 'plateau':  return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=recipe.halve)
+    if recipe.schedule == 'plateau':  return torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=.5, patience=recipe.halve, threshold=0)
 
 # %% ../nbs/12_recipes.ipynb #8f1d0a1a
 def get_accelerator(

@@ -57,7 +57,7 @@ class Training(History):
     def call(self, hook):
         for c in self.callbacks: getattr(c, hook)(self)
 
-# %% ../nbs/12_training.ipynb #1115e77e
+# %% ../nbs/12_training.ipynb #d6be13ed
 @patch
 def _build(self:Training):
     "Puts the network on its device and makes all that trains it."
@@ -71,7 +71,9 @@ def _build(self:Training):
     self.scheduler = make_schedule(r, optimizer, self.steps)
     self.model, wrapped = a.prepare(_Whole(self.net), optimizer)
     self.optimizer = wrapped if a.scaler else optimizer  # the wrapper has work to do for fp16 only
-    if r.compile: self.model = torch.compile(self.model)
+    if r.compile:
+        torch._dynamo.reset()  # or the ninth network of a process would silently stay uncompiled
+        self.model = torch.compile(self.model)
     self.sums, self.counted = torch.zeros(2, len(self.tasks), device=self.device)
     self.every = 1 if self.device.type == 'cpu' and a.num_processes == 1 else 32  # steps between looks at the losses
     self.best, self.known, self.lacking = self._weights(), _labels_missing(self.train, self.keys), 0
@@ -195,7 +197,7 @@ def _evaluate(self:Training, dataset, what):
     table = measure(self.net, dataset, self.task_losses, self.normalise, self.injected, self.recipe.batch, self.device, self.accelerator)
     return means(table, self.keys, what).to_dict()
 
-# %% ../nbs/12_training.ipynb #bb1bc0de
+# %% ../nbs/12_training.ipynb #721e0750
 @patch
 @contextmanager
 def _random(self:Training, *number):
@@ -220,9 +222,10 @@ def _run(self:Training):
         self.seconds, self._since = self.clock(), None
         self._save()
         self.call('after_save')
+    self.seconds, self._since = self.clock(), None
     self.call('after_fit')
 
-# %% ../nbs/12_training.ipynb #adb0d4cb
+# %% ../nbs/12_training.ipynb #ed690f0c
 @patch
 def _over(self:Training):
     "Whether nothing is left to train."
@@ -233,7 +236,7 @@ def _over(self:Training):
 def _end_epoch(self:Training):
     "Keeps the best weights and moves the schedule."
     if self.improved(): self.best = self._weights()
-    if self.recipe.schedule == 'plateau': self.scheduler.step(float(self.losses_on('train', self.epoch).mean()))
+    if self.recipe.schedule == 'plateau' and (losses := self.running()): self.scheduler.step(sum(losses.values())/len(losses))
     self.leave_out(self._all(self.lacking.to(self.device)).cpu())
     self.lacking = 0
 
@@ -319,7 +322,7 @@ def _take_up(self:Training, state, info):
     for n, p in dict(optimizer=self.optimizer, scheduler=self.scheduler, scaler=self.accelerator.scaler).items():
         if p: p.load_state_dict(state[n])
 
-# %% ../nbs/12_training.ipynb #6e48ab9a
+# %% ../nbs/12_training.ipynb #10eeb133
 @patch
 def _finish(self:Training, finished, test):
     "Gives the network its best weights, measures it on the test views and saves that."
@@ -335,6 +338,8 @@ def _unfit(recipe, seed, keep, accelerator):
     "What is wrong with arguments of `fit`, as a sentence, or None."
     if not (isinstance(seed, (int, np.integer)) and seed >= 0): return f'the seed is {seed!r}, not a whole number from 0'
     if bad := [f for f in keep if not 0 < f <= 1]: return f'keep: the stage {bad[0]!r} is not above 0 and up to 1'
+    if keep and recipe.patience and recipe.patience < recipe.epochs:
+        return f'keep: the recipe {recipe.name!r} may end early, so its stages are not known beforehand; give it patience=None'
     if (n := accelerator.num_processes) > 1 and recipe.batch % n: return f'a batch of {recipe.batch} images cannot be shared by {n} processes'
     if accelerator.mixed_precision != PRECISIONS[recipe.precision]:
         return f"the recipe {recipe.name!r} trains in {recipe.precision}, and the accelerator's precision is {accelerator.mixed_precision!r}"

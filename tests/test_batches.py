@@ -323,6 +323,11 @@ def test_inject(data):
         else: assert torch.equal(extra, (label if t.pixels else label[:, :, None, None]).expand(7, -1, 6, 8))
 
 
+def test_injected_ids_may_be_anything_where_masked():
+    seg = Task('seg', kind='classes', channels=4)
+    ids, mask = torch.tensor([[[1, 255], [-1, 3]]]), torch.tensor([[[True, False], [False, True]]])
+    assert inject(torch.zeros(1, 3, 2, 2), dict(seg=ids), dict(seg=mask), seg)[0, 3:].sum((1, 2)).tolist() == [0, 1, 0, 1]
+
 def test_nothing_is_injected_where_there_is_no_label(data):
     "Normalised labels, which are not 0 where there is none."
     images, targets, masks = data.batch(range(7))

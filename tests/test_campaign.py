@@ -266,7 +266,7 @@ def test_other_folder_is_refused(done, data):
 @pytest.mark.parametrize('change, message', [
     (dict(data=dict(train=0)), "no split 'val'"), (dict(plan=named('S')), "task 'S' of the plan"), (dict(engine='magic'), "engine 'magic'"), (dict(recipe='magic'), "'magic'"),
     (dict(processes=0), 'number of processes 0'), (dict(probes=[Steps()]), 'give its class'), (dict(probes=dict(losses=Steps)), "'losses'"), (dict(size=32), 'size'),
-    (dict(model=torch.nn.Identity()), 'would share'), (dict(progress=3), 'progress is 3'), (dict(data='/nowhere'), '/nowhere')])
+    (dict(model=torch.nn.Identity()), 'would begin with the same'), (dict(progress=3), 'progress is 3'), (dict(data='/nowhere'), '/nowhere')])
 def test_impossible_run(data, tmp_path, change, message):
     with pytest.raises(ValueError) as e: run(**dict(dict(plan=named('D'), data=data, out=tmp_path/'out', progress=False) | FAST | change))
     assert message in str(e.value)
@@ -446,3 +446,38 @@ def test_all_processes_killed(data, tmp_path, monkeypatch):
 def test_what_cannot_be_sent(data, tmp_path):
     with pytest.raises(ValueError, match='put it into a module'):
         run(named(['D', 'E']), data, tmp_path/'out', dict(steps=lambda: Steps()), progress=False, **FAST | dict(processes=2))
+
+# ---- what a review found
+
+def test_a_plan_that_grows_goes_on_with_what_was_interrupted(data, tmp_path):
+    def stop(event):
+        if event['epoch'] == 1: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): run(named('E', 'DE'), data, tmp_path/'out', progress=stop, **FAST)
+    run(named(['E', 'D', 'E<D'], 'DE'), data, tmp_path/'out', progress=False, **FAST)
+    assert {*states(tmp_path/'out').status} == {'done'}
+    whole = run(named(['E', 'D', 'E<D'], 'DE'), data, tmp_path/'whole', progress=False, **FAST)
+    assert collect(tmp_path/'out').equals(whole)
+
+class Forgetful(Callback):
+    def table(self): return pd.DataFrame()
+
+@pytest.mark.parametrize('wrong, why', [
+    (dict(recipe=get_recipe('quick', batch=64)), 'a batch of 64'), (dict(keep=[2]), 'the stage 2'), (dict(model='huge'), 'huge'),
+    (dict(recipe=get_recipe('quick', batch=8, precision='fp16'), device='cpu'), 'fp16 needs a GPU'), (dict(probes=[Forgetful]), "probe 'Forgetful'"),
+    (dict(recipe=get_recipe('paper', batch=8, patience=2), keep=[.5]), 'may end early')])
+def test_what_cannot_be_binds_no_folder(data, tmp_path, wrong, why):
+    with pytest.raises(ValueError, match=why): run(named('E', 'DE'), data, tmp_path/'out', progress=False, **FAST | wrong)
+    assert [*run(named('E', 'DE'), data, tmp_path/'out', progress=False, **FAST).loc[('val', 0)].index] == ['E']
+
+def test_either_spelling_and_no_untrained_weights(data, tmp_path):
+    run(named('D½', 'DE'), data, tmp_path/'out', progress=False, **FAST)
+    assert load_network(tmp_path/'out', 'D½').tasks == load_network(tmp_path/'out', 'D@0.5').tasks
+    recipe = get_recipe('quick', optimizer='sgd', lr=1e30, epochs=2, batch=8)
+    run(named('D', 'DE'), data, tmp_path/'far', progress=False, **FAST | dict(recipe=recipe))
+    assert states(tmp_path/'far').loc[('D', 0), 'status'] == 'diverged' and states(tmp_path/'far').loc[('D', 0), 'seconds'] > 0
+    with pytest.raises(ValueError, match='has no trained weights'): load_network(tmp_path/'far', 'D')
+
+def test_how_many_processes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    monkeypatch.setattr(campaign, 'cores', lambda: 16)
+    assert [campaign._processes(d) for d in (None, 'cpu', 'cuda:1', ['cuda:0', 'cuda:1'])] == [1, 16, 1, 2]

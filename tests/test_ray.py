@@ -42,6 +42,7 @@ class Pause(Callback):
     "A probe that takes its time before each epoch of BF, so that its worker can be killed between two; it changes nothing."
     def before_epoch(self, t):
         if len(t.net.tasks) == 2: time.sleep(.7)
+    def state(self): return {}
     def table(self): return pd.DataFrame(dict(nothing=[0]))
 
 def go(data, out, **more): return run(PLAN, data, out, **dict(model='small', recipe=RECIPE, progress=False) | more)

@@ -99,12 +99,12 @@ def test_the_callers_random_numbers_stay():
 @pytest.mark.parametrize('recipe, cuts', [(short, [(3, 'after_step'), (8, 'after_step'), (13, 'after_backward'), (16, 'after_save'), (24, 'after_epoch')]),
                                           (paper, [(1, 'before_step'), (5, 'after_step'), (8, 'after_epoch')])], ids=['quick', 'paper'])
 def test_interrupted_anywhere_ends_the_same(tmp_path, recipe, cuts):
-    whole, log = Log(), Log()
-    a = fit(get_model('small', 'SD', seed=0), data(64, size=16), valid16, recipe, whole, test=valid16, keep=[.1, 1], device='cpu')
+    whole, log, keep = Log(), Log(), [] if recipe.patience else [.1, 1]  # a training that may end early has no stages
+    a = fit(get_model('small', 'SD', seed=0), data(64, size=16), valid16, recipe, whole, test=valid16, keep=keep, device='cpu')
     for step, hook in cuts:
         with pytest.raises(Stop):
-            fit(get_model('small', 'SD', seed=0), data(64, size=16), valid16, recipe, [Log(), Cut(step, hook)], test=valid16, keep=[.1, 1], folder=tmp_path, device='cpu')
-    b = fit(get_model('small', 'SD', seed=0), data(64, size=16), valid16, recipe, log, test=valid16, keep=[.1, 1], folder=tmp_path, device='cpu')
+            fit(get_model('small', 'SD', seed=0), data(64, size=16), valid16, recipe, [Log(), Cut(step, hook)], test=valid16, keep=keep, folder=tmp_path, device='cpu')
+    b = fit(get_model('small', 'SD', seed=0), data(64, size=16), valid16, recipe, log, test=valid16, keep=keep, folder=tmp_path, device='cpu')
     assert same(a, b)
     within = lambda log: [s for s in log.seen if s[0] not in ('before_fit', 'after_save')]  # these two are not part of an epoch
     assert within(log) == within(whole)
@@ -213,6 +213,9 @@ def test_batches_without_labels_are_passed_over():
     assert all(torch.equal(v, Plain().state_dict()[k]) for k, v in net.state_dict().items())
     assert t.missing.loc['D'].tolist() == [128, 128, 128*64]
     assert 'train' not in set(t.history.split) and t.status == 'done'
+    net.tasks = ['D']
+    t = fit(net, nothing, few, get_recipe(paper, epochs=2), statistics=few.statistics(), device='cpu')  # whose rate follows the training loss
+    assert t.epoch == 2 and t.status == 'done'
 
 def test_missing_labels_are_counted():
     t = fit(Plain(), train, valid, get_recipe(short, epochs=2), device='cpu')
@@ -318,7 +321,7 @@ def test_from_files(tiny_rooms, tmp_path):
     found = [fit(get_model('small', 'SN', seed=0), d['train'], d['val'], r, device='cpu', statistics=files['train'].statistics()) for d in (files, memory)]
     assert same(*found) and found[0].keys == ['S', 'N']
 
-@pytest.mark.parametrize('arguments, says', [(dict(seed=-1), 'the seed is -1'), (dict(keep=[1.5]), 'the stage 1.5'), (dict(recipe='fast'), "recipe 'fast'"),
+@pytest.mark.parametrize('arguments, says', [(dict(seed=-1), 'the seed is -1'), (dict(keep=[1.5]), 'the stage 1.5'), (dict(keep=[.5], recipe=paper), 'may end early'), (dict(recipe='fast'), "recipe 'fast'"),
                                              (dict(recipe=Recipe(batch=65)), 'a batch of 65'), (dict(net=get_model('small', 'N', seed=0)), "task 'N': the network needs")])
 def test_bad_arguments(arguments, says):
     with pytest.raises(ValueError, match=says): fit(**dict(net=Plain(), train=train, valid=valid, recipe=short, device='cpu') | arguments)
