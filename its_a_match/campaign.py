@@ -142,7 +142,7 @@ def run_local(
             p.terminate()
             p.join()
 
-# %% ../nbs/14_campaign.ipynb #41dcaa2f
+# %% ../nbs/14_campaign.ipynb #bfb12563
 OURS = {'losses', 'history', 'missing', 'balancing', 'network', 'weights'}  # files of a network, which no probe can be called
 
 def _probes(probes):
@@ -162,7 +162,7 @@ def _source(data, tasks, keys, size, leave_out):
     if lack := [k for k in keys if k not in known]:
         raise ValueError(f"task {lack[0]!r} of the plan: {'give run its Task, in tasks=[...]' if folder else 'the data has no labels for it'}")
     wanted = tuple(known[k] for k in keys)
-    return DataFolder(str(Path(data).absolute()), wanted, size, leave_out and str(Path(leave_out).absolute())) if folder else open_data(data), wanted
+    return DataFolder(str(data), wanted, size, leave_out and str(leave_out)) if folder else open_data(data), wanted
 
 def _statistics(archive, train, tasks):
     "Statistics of the training labels, those of `statistics.csv` where they are known."
@@ -225,7 +225,7 @@ def _reporter(archive, show):
         show(event)
     return report
 
-# %% ../nbs/14_campaign.ipynb #f8b7dc6d
+# %% ../nbs/14_campaign.ipynb #a0fc72d0
 ENGINES = {'local': run_local}
 
 def _engine(engine):
@@ -265,6 +265,8 @@ def run(
     if isinstance(model, nn.Module): raise ValueError('the model is a network, which would begin with the same weights for every seed: give a function that makes one')
     archive, settings = _begin(plan, source, tasks, out, settings)
     jobs = [j for j in plan.to_dict('records') if not archive.finished(j['network'], j['seed'])]
+    if engine == 'ray' and isinstance(source, DataFolder):  # whose workers run in a folder of their own
+        source = replace(source, root=str(Path(source.root).absolute()), leave_out=source.leave_out and str(Path(source.leave_out).absolute()))
     work = {(j['network'], j['seed']): .4 + len(j['tasks']) for j in jobs}
     with show_progress(len(plan), len(plan) - len(jobs), work, progress) as show: train(jobs, source, archive, settings, _reporter(archive, show), **more)
     archive.write_candidates()

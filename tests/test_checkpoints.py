@@ -290,7 +290,7 @@ KILLS = '''
 import json, os, random, signal, sys, time
 from pathlib import Path
 import torch
-from its_a_match.checkpoints import load, save
+from its_a_match.checkpoints import UNFINISHED, load, save
 torch.set_num_threads(1)
 folder, left, last = Path(sys.argv[1]), 0, -1
 draw = random.Random(0)
