@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'MemoryDataset', 'in_memory', 'memory_per_view']
 
-# %% ../nbs/07_memory.ipynb #c09e1519
+# %% ../nbs/07_memory.ipynb #0d55b55c
 from copy import copy
 
 import numpy as np
@@ -13,6 +13,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 
+from .taskonomy import label_statistics
 from .tasks import get_tasks
 
 # %% ../nbs/07_memory.ipynb #0f72e345
@@ -198,25 +199,13 @@ def share_memory_(self:MemoryDataset): # the data set itself
     self._map(lambda x: x.share_memory_())
     return self
 
-# %% ../nbs/07_memory.ipynb #e51281eb
+# %% ../nbs/07_memory.ipynb #de106bf0
 @patch
 def statistics(self:MemoryDataset,
     batch_size=16, # views taken at once
-)->pd.DataFrame:   # index `task` (its key) and `channel`; `mean` and `std` over the labels, `labelled`, the share of pixels that have one
+)->pd.DataFrame:   # as of `label_statistics`
     "Mean and standard deviation of every dense task and every number, as `TaskonomyDataset.statistics`; ValueError for a task without any label."
-    sums = {t.key: 0. for t in self.tasks if t.kind != 'classes'}
-    for start in range(0, len(self), batch_size):
-        _, targets, masks = self.batch(slice(start, start + batch_size))
-        for k in sums:
-            x, m = targets[k].double(), masks[k].expand_as(targets[k])
-            axes = [i for i in range(x.ndim) if i != 1]
-            sums[k] = sums[k] + torch.stack([s.sum(axes) for s in (torch.ones_like(x), m.double(), x, x.square())])
-    rows = {}
-    for k, s in sums.items():
-        for c, (pixels, n, total, squares) in enumerate(s.T.tolist()):
-            if not n: raise ValueError(f'task {k!r}: none of the {len(self)} views has a label for it')
-            rows[k, c] = total/n, max(squares/n - (total/n)**2, 0)**.5, n/pixels
-    return pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(list(rows), names=['task', 'channel']), ['mean', 'std', 'labelled'])
+    return label_statistics(self, batch_size, lambda k: f'task {k!r}: none of the {len(self)} views has a label for it')
 
 # %% ../nbs/07_memory.ipynb #849d0881
 def in_memory(

@@ -89,64 +89,77 @@ def _print_plan(plan, json):
     each = f" for each of the seeds {', '.join(map(str, seeds))}" if len(seeds) > 1 else ''
     screen().print(f'{len(networks)} networks{each}, {len(plan)} in all' if each else f'{len(networks)} networks')
 
-# %% ../nbs/40_train_command.ipynb #cbd38812
+# %% ../nbs/40_train_command.ipynb #f371d72c
 _Recipe, _Engine, _Precision = (Enum(n, {v: v for v in values.split()}, type=str) for n, values in (
     ('Recipe', 'quick paper'), ('Engine', 'local ray'), ('Precision', 'fp32 bf16 fp16')))
 _networks, _training, _machines = (partial(typer.Option, rich_help_panel=p) for p in ('Which networks', 'How they are trained', 'Where'))
+_Out = Annotated[Path, typer.Option(
+    help='Folder for the networks and their tables; one that is there is gone on with.', show_default=False)]
+_Plan = Annotated[bool, typer.Option('--plan', help='List the networks and train none.')]
+_Json = Annotated[bool, typer.Option('--json', help='Print JSON for programs.')]
 
+# %% ../nbs/40_train_command.ipynb #ddc21f1a
+_Tasks = Annotated[str, _networks(metavar='TASKS',
+    help='Among these: letters, as SDN, or names with commas; all five where not given.', show_default=False)]
+_Orders = Annotated[str, _networks(metavar='LIST', help='How many tasks a network solves; 1,2 where not given.', show_default=False)]
+_Sizes = Annotated[str, _networks(metavar='LIST',
+    help='0.2 to 4, where 1 is a full-size network; others for single tasks only; 1 where not given.', show_default=False)]
+_Injections = Annotated[bool, _networks('--injections', help="Also S<D and the like, which are given another task's label.")]
+_Balancing = Annotated[str, _networks(metavar='NAME',
+    help='Of several losses: gradnorm, mgda, pcgrad, cagrad, imtl-g, nash-mtl, upgrad or aligned-mtl; equal weights where not given.',
+    show_default=False)]
+_Networks = Annotated[str, _networks(metavar='NAMES',
+    help="These, and not what the options above say: 'SDN S@0.5 S<D'.", show_default=False)]
+_Seeds = Annotated[str, _networks(metavar='LIST', help='Every network is trained once for each.')]
+
+# %% ../nbs/40_train_command.ipynb #f8eb22a6
+_Model = Annotated[str, _training(metavar='NAME', help='small, wide, xception17, resnet18 or timm:NAME.')]
+_RecipeOption = Annotated[_Recipe, _training(help="quick suits processors; paper is that of 'Which tasks'.")]
+_Epochs = Annotated[int, _training(metavar='N', help="At most so many, where the recipe's will not do.", min=1, show_default=False)]
+_Batch = Annotated[int, _training(metavar='N', help="Views a step, where the recipe's will not do.", min=1, show_default=False)]
+_PrecisionOption = Annotated[_Precision, _training(help="Of numbers, where the recipe's will not do.", show_default=False)]
+_Size = Annotated[int, _training(metavar='PIXELS',
+    help='A side, to which views are resized; as they are where not given.', min=16, max=4096, show_default=False)]
+_LeaveOut = Annotated[Path, _training(metavar='LIST', help='Views not to use: what check --quarantine wrote.', show_default=False)]
+_Keep = Annotated[str, _training(metavar='LIST',
+    help='Stages whose weights are kept: 0.1,0.5 for a tenth and half of the training.', show_default=False)]
+
+# %% ../nbs/40_train_command.ipynb #1ed5669e
+_Device = Annotated[str, _machines(metavar='NAME', help='cpu, cuda, …; a GPU, if there is one, where not given.', show_default=False)]
+_Processes = Annotated[int, _machines(metavar='N',
+    help='How many networks are trained at once; one for every processor, or GPU, where not given.', min=1, show_default=False)]
+_EngineOption = Annotated[_Engine, _machines(help='ray: on the machines of a Ray cluster.')]
+_Address = Annotated[str, _machines(metavar='HOST:PORT',
+    help='Of the Ray cluster, or auto on one of its machines; RAY_ADDRESS, or this machine alone, where not given.', show_default=False)]
+_Cpus = Annotated[float, _machines(metavar='X', help='Processors for each network on Ray; 1 where not given.', show_default=False)]
+_Gpus = Annotated[float, _machines(metavar='X',
+    help='GPUs for each network on Ray, 0.5 for half a one; 0 where not given.', show_default=False)]
+
+# %% ../nbs/40_train_command.ipynb #6a426847
+def _check(data, out, processes, engine, cluster):
+    "A usage error for options that do not go together."
+    if out is None: raise typer.BadParameter('say where the networks go', param_hint='--out')
+    if out.resolve().is_relative_to(data.resolve()): raise typer.BadParameter(f'{out} would lie in the data set', param_hint='--out')
+    if cluster and engine != 'ray': raise typer.BadParameter('it is for --engine ray', param_hint='--address, --cpus, --gpus')
+    if processes and engine == 'ray': raise typer.BadParameter('on Ray, --cpus and --gpus decide', param_hint='--processes')
+
+# %% ../nbs/40_train_command.ipynb #bf8f42d9
 @app.command()
 def train(
     data: Data,
-    out: Annotated[Path, typer.Option(
-        help='Folder for the networks and their tables; one that is there is gone on with.', show_default=False)] = None,
-    plan: Annotated[bool, typer.Option('--plan', help='List the networks and train none.')] = False,
-    json: Annotated[bool, typer.Option('--json', help='Print JSON for programs.')] = False,
-    tasks: Annotated[str, _networks(metavar='TASKS',
-        help='Among these: letters, as SDN, or names with commas; all five where not given.', show_default=False)] = None,
-    orders: Annotated[str, _networks(metavar='LIST',
-        help='How many tasks a network solves; 1,2 where not given.', show_default=False)] = None,
-    sizes: Annotated[str, _networks(metavar='LIST',
-        help='0.2 to 4, where 1 is a full-size network; others for single tasks only; 1 where not given.', show_default=False)] = None,
-    injections: Annotated[bool, _networks('--injections', help="Also S<D and the like, which are given another task's label.")] = False,
-    balancing: Annotated[str, _networks(metavar='NAME',
-        help='Of several losses: gradnorm, mgda, pcgrad, cagrad, imtl-g, nash-mtl, upgrad or aligned-mtl; equal weights where not given.',
-        show_default=False)] = None,
-    networks: Annotated[str, _networks(metavar='NAMES',
-        help="These, and not what the options above say: 'SDN S@0.5 S<D'.", show_default=False)] = None,
-    seeds: Annotated[str, _networks(metavar='LIST', help='Every network is trained once for each.')] = '0',
-    model: Annotated[str, _training(metavar='NAME', help='small, wide, xception17, resnet18 or timm:NAME.')] = 'wide',
-    recipe: Annotated[_Recipe, _training(help="quick suits processors; paper is that of 'Which tasks'.")] = _Recipe.quick,
-    epochs: Annotated[int, _training(metavar='N',
-        help="At most so many, where the recipe's will not do.", min=1, show_default=False)] = None,
-    batch: Annotated[int, _training(metavar='N', help="Views a step, where the recipe's will not do.", min=1, show_default=False)] = None,
-    precision: Annotated[_Precision, _training(help="Of numbers, where the recipe's will not do.", show_default=False)] = None,
-    size: Annotated[int, _training(metavar='PIXELS',
-        help='A side, to which views are resized; as they are where not given.', min=16, max=4096, show_default=False)] = None,
-    leave_out: Annotated[Path, _training(metavar='LIST',
-        help='Views not to use: what check --quarantine wrote.', show_default=False)] = None,
-    keep: Annotated[str, _training(metavar='LIST',
-        help='Stages whose weights are kept: 0.1,0.5 for a tenth and half of the training.', show_default=False)] = None,
-    device: Annotated[str, _machines(metavar='NAME',
-        help='cpu, cuda, …; a GPU, if there is one, where not given.', show_default=False)] = None,
-    processes: Annotated[int, _machines(metavar='N',
-        help='How many networks are trained at once; one for every processor, or GPU, where not given.', min=1, show_default=False)] = None,
-    engine: Annotated[_Engine, _machines(help='ray: on the machines of a Ray cluster.')] = _Engine.local,
-    address: Annotated[str, _machines(metavar='HOST:PORT',
-        help='Of the Ray cluster, or auto on one of its machines; RAY_ADDRESS, or this machine alone, where not given.',
-        show_default=False)] = None,
-    cpus: Annotated[float, _machines(metavar='X',
-        help='Processors for each network on Ray; 1 where not given.', show_default=False)] = None,
-    gpus: Annotated[float, _machines(metavar='X',
-        help='GPUs for each network on Ray, 0.5 for half a one; 0 where not given.', show_default=False)] = None,
+    out: _Out = None, plan: _Plan = False, json: _Json = False,
+    tasks: _Tasks = None, orders: _Orders = None, sizes: _Sizes = None, injections: _Injections = False,
+    balancing: _Balancing = None, networks: _Networks = None, seeds: _Seeds = '0',
+    model: _Model = 'wide', recipe: _RecipeOption = _Recipe.quick, epochs: _Epochs = None, batch: _Batch = None,
+    precision: _PrecisionOption = None, size: _Size = None, leave_out: _LeaveOut = None, keep: _Keep = None,
+    device: _Device = None, processes: _Processes = None, engine: _EngineOption = _Engine.local, address: _Address = None,
+    cpus: _Cpus = None, gpus: _Gpus = None,
 ):
     "Train networks from scratch; interrupted, the same command goes on."
     jobs = _plan(tasks, orders, sizes, seeds, injections, balancing, networks)
     if plan: return _print_plan(jobs, json)
-    if out is None: raise typer.BadParameter('say where the networks go', param_hint='--out')
-    if out.resolve().is_relative_to(data.resolve()): raise typer.BadParameter(f'{out} would lie in the data set', param_hint='--out')
     cluster = _given(address=address, num_cpus=cpus, num_gpus=gpus)
-    if cluster and engine != 'ray': raise typer.BadParameter('it is for --engine ray', param_hint='--address, --cpus, --gpus')
-    if processes and engine == 'ray': raise typer.BadParameter('on Ray, --cpus and --gpus decide', param_hint='--processes')
+    _check(data, out, processes, engine, cluster)
     stages = _values('--keep', keep, float, '0.1,0.5') if keep else ()
     from its_a_match.campaign import get_recipe, run, states
     how = get_recipe(recipe.value, **_given(epochs=epochs, batch=batch, precision=precision and precision.value))
