@@ -33,14 +33,20 @@ def execute(path):
     for i, c in asleep.items(): nb.cells[i] = c
     return nb
 
+def packed(picture):
+    "The smaller of a PNG with a palette, which suits charts, and a JPEG, which suits photographs and maps: (type, bytes)."
+    made = {'png': io.BytesIO(), 'jpeg': io.BytesIO()}
+    few  = len(picture.getcolors(1 << 24)) <= 2000
+    picture.quantize(64 if few else 256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(made['png'], 'png', optimize=True)
+    picture.save(made['jpeg'], 'jpeg', quality=75, subsampling=0, optimize=True)
+    kind = 'png' if few else min(made, key=lambda k: made[k].tell())
+    return kind, made[kind].getvalue()
+
 def slim(nb):
-    "The notebook with smaller pictures: charts have few colours and become PNG with a palette, photographs and maps become JPEG."
+    "The notebook with smaller pictures."
     for o in (o for c in nb.cells if c.cell_type == 'code' for o in c.outputs if 'image/png' in o.get('data', {})):
-        small, picture = io.BytesIO(), Image.open(io.BytesIO(base64.b64decode(o.data.pop('image/png')))).convert('RGB')
-        chart = len(picture.getcolors(1 << 24)) <= 2000
-        if chart: picture.quantize(64, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(small, 'png', optimize=True)
-        else:     picture.save(small, 'jpeg', quality=75, subsampling=0, optimize=True)
-        o.data[f"image/{'png' if chart else 'jpeg'}"] = base64.b64encode(small.getvalue()).decode()
+        kind, data = packed(Image.open(io.BytesIO(base64.b64decode(o.data.pop('image/png')))).convert('RGB'))
+        o.data[f'image/{kind}'] = base64.b64encode(data).decode()
     return nb
 
 def run(paths=None):

@@ -6,7 +6,7 @@
 __all__ = ['KEEP_MEMORY', 'OURS', 'ENGINES', 'run_local', 'run', 'plan', 'named', 'collect', 'states', 'load_network',
            'train_network', 'open_data', 'DataFolder', 'Settings']
 
-# %% ../nbs/14_campaign.ipynb #7ccd2728
+# %% ../nbs/14_campaign.ipynb #7a09e948
 import os, pickle, shutil, sys, time
 import multiprocessing as mp
 from dataclasses import asdict, replace
@@ -20,7 +20,7 @@ from torch import nn
 
 from .agenda import check_plan, named, plan, whole_numbers
 from .archive import ENDS, Archive, collect, describe, open_archive, read_table, states, write
-from .assignment import DataFolder, Settings, called, load_network, open_data, tidy, train_network, versions
+from .assignment import DataFolder, Settings, called, load_network, note_data, open_data, tidy, train_network, versions
 from .batches import steps_in_pass
 from .memory import MemoryDataset
 from .models import get_model
@@ -184,7 +184,7 @@ def _statistics(archive, train, tasks):
             write(path, held.to_csv())
     return held[held.index.get_level_values('task').isin(keys)]
 
-# %% ../nbs/14_campaign.ipynb #f6f88e20
+# %% ../nbs/14_campaign.ipynb #72847ce3
 def _possible(settings, train, tasks):
     "ValueError for what would make every network fail, before the folder is bound to it."
     r = settings.recipe
@@ -209,7 +209,7 @@ def _begin(plan, source, tasks, out, settings):
         if found.get('status') == 'failed': _retry(archive, n, seed)
         if found.get('status') not in ENDS: continue
         if lack := [p for p in s.probes if p not in found.get('probes', [])]:
-            raise ValueError(f'{archive.folder(n, seed)}: this network was trained without the probe {lack[0]!r}; remove its folder to train it anew, or choose another folder for all')
+            raise ValueError(f'{archive.folder(n, seed)}: this network was trained without the probe {lack[0]!r}; go on without it, remove its folder to train it anew, or choose another folder for all')
         tidy(archive.folder(n, seed))  # what a kill at the very end left
     return archive, replace(s, statistics=_statistics(archive, opened['train'], tasks))
 
@@ -231,7 +231,7 @@ def _reporter(archive, show):
         show(event)
     return report
 
-# %% ../nbs/14_campaign.ipynb #a0fc72d0
+# %% ../nbs/14_campaign.ipynb #95752e91
 ENGINES = {'local': run_local}
 
 def _engine(engine):
@@ -270,6 +270,7 @@ def run(
     elif processes not in (None, 1): raise ValueError(f'processes is {processes!r}, which is for the local engine')
     if isinstance(model, nn.Module): raise ValueError('the model is a network, which would begin with the same weights for every seed: give a function that makes one')
     archive, settings = _begin(plan, source, tasks, out, settings)
+    if isinstance(source, DataFolder): note_data(out, source)
     jobs = [j for j in plan.to_dict('records') if not archive.finished(j['network'], j['seed'])]
     if engine == 'ray' and isinstance(source, DataFolder):  # whose workers run in a folder of their own
         source = replace(source, root=str(Path(source.root).absolute()), leave_out=source.leave_out and str(Path(source.leave_out).absolute()))

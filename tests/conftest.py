@@ -1,5 +1,5 @@
 "One policy for all tests: fixed seeds, no display, the installed package."
-import importlib.metadata, random, re, shutil, subprocess, sys
+import importlib.metadata, importlib.util, random, re, shutil, subprocess, sys
 from pathlib import Path
 
 import matplotlib, numpy as np, pytest
@@ -22,6 +22,11 @@ def pytest_configure(config):
 def seed():
     "The same random numbers in every test, whatever ran before it."
     random.seed(0); np.random.seed(0)
+
+@pytest.fixture
+def nash():
+    "What needs Nash-MTL is left out where its solver ecos cannot be had: it has no wheel for Python 3.13."
+    if importlib.util.find_spec('ecos') is None and sys.version_info >= (3, 13): pytest.skip('Nash-MTL needs ecos, which has no wheel for Python 3.13')
 
 @pytest.fixture(scope='session')
 def root(): return Path(__file__).resolve().parents[1]

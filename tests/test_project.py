@@ -39,8 +39,12 @@ def test_notebook_shows_its_outputs(path):
     assert [o for o in outputs if o.output_type == 'error' or o.get('name') == 'stderr'] == []
     assert path.stat().st_size <= 200 * 1024
 
+@pytest.fixture
+def runnable(path, request):
+    if path.stem == '13_balancing': request.getfixturevalue('nash')
+
 @each
-def test_notebook_runs(path): fresh(path)
+def test_notebook_runs(path, runnable): fresh(path)
 
 def texts(nb):
     "What each code cell shows as text: printed lines, plain and HTML values."
@@ -52,7 +56,7 @@ def texts(nb):
         yield c.source, printed, values
 
 @each
-def test_notebook_outputs_are_current(path):
+def test_notebook_outputs_are_current(path, runnable):
     "The committed texts and tables are what the code gives today (pictures are not compared)."
     for old, new in zip(texts(nbformat.read(path, 4)), texts(fresh(path)), strict=True): assert old == new, 'run make notebooks'
 

@@ -87,7 +87,7 @@ def __call__(self:Score, *args, **options)->pd.DataFrame: # pairwise table
     if why := _wrong(self, table): raise ValueError(f'score {self.name!r}: {why}')
     return table.rename_axis(index='partner', columns='target')
 
-# %% ../../nbs/20_affinity.ipynb #6c445a5b
+# %% ../../nbs/20_affinity.ipynb #5879fec2
 SCORES = {}  # short name -> `Score`
 
 def score(
@@ -98,10 +98,10 @@ def score(
     range=(-np.inf, np.inf), # lowest and highest value there can be
     paper='',    # where it comes from
 ):               # a decorator, which leaves the function as it is
-    "Registers a function as a score; ValueError if the name is taken, or as `Score` raises it."
+    "Registers a function as a score, in place of one of the same function name, if there is; ValueError if another has the name, or as `Score` raises it."
     def register(compute):
-        held, same = SCORES.get(name), lambda f: (f.__module__, f.__qualname__)
-        if held and same(held.compute) != same(compute): raise ValueError(f'score {name!r}: there is one already, {held.label}; choose another name')
+        held = SCORES.get(name)
+        if held and held.compute.__qualname__ != compute.__qualname__: raise ValueError(f'score {name!r}: there is one already, {held.label}; choose another name')
         SCORES[name] = Score(name, compute, label, symmetric, needs, tuple(range), paper)
         return compute
     return register
