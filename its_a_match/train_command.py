@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['train']
 
-# %% ../nbs/40_train_command.ipynb #c9e5f99e
+# %% ../nbs/40_train_command.ipynb #b3179117
 import json as jsonlib
 import shlex
 from enum import Enum
@@ -19,23 +19,18 @@ import typer
 from .candidates import read_candidates
 from .selection import select_for
 from .tasks import display_name
-from .terminal import Data, app, headline, option_tasks, screen
+from .terminal import Data, app, headline, option_numbers, option_tasks, resumable, screen
 
-# %% ../nbs/40_train_command.ipynb #29726d90
-def _values(option, text, kind, example):
-    "The numbers of a list with commas; a usage error says what is wrong."
-    try: return [kind(v) for v in text.split(',')]
-    except ValueError: raise typer.BadParameter(f"{text!r} is not a list of numbers, as in {example}", param_hint=option) from None
-
+# %% ../nbs/40_train_command.ipynb #89dc2682
 def _given(**options): return {k: v for k, v in options.items() if v is not None}
 
 def _plan(tasks, orders, sizes, seeds, injections, balancing, networks):
     "The plan that the options describe; a usage error says what is wrong with them."
     from its_a_match.agenda import named, plan
-    tasks, seeds = option_tasks(tasks) or option_tasks('SDNKE'), _values('--seeds', seeds, int, '0,1,2')
+    tasks, seeds = option_tasks(tasks) or option_tasks('SDNKE'), option_numbers('--seeds', seeds, int, '0,1,2')
     try:
         if networks is None:
-            orders, sizes = _values('--orders', orders or '1,2', int, '1,2'), _values('--sizes', sizes or '1', float, '1,0.5')
+            orders, sizes = option_numbers('--orders', orders or '1,2', int, '1,2'), option_numbers('--sizes', sizes or '1', float, '1,0.5')
             return plan(tasks, sizes, orders, seeds, injections, balancing)
         if orders or sizes or injections or balancing:
             raise typer.BadParameter('it is given without --orders, --sizes, --injections and --balancing', param_hint='--networks')
@@ -66,12 +61,13 @@ def _budget(losses):
         try: return select_for(table, [budget]) and budget
         except ValueError: continue
 
-# %% ../nbs/40_train_command.ipynb #a73d54a6
-def _next(out, seed):
-    "The command with which to go on, or none."
+# %% ../nbs/40_train_command.ipynb #6526fcb0
+def _next(out, seed, tasks):
+    "The commands with which to go on, or none."
     val, test = (out/'candidates'/f'{split}-{seed}.csv' for split in ('val', 'test'))
     if (budget := _budget(val)) is None: return []
-    return ['next:', f'  its_a_match select {shlex.quote(str(val))} --on {shlex.quote(str(test))} --budget {budget:g}']
+    select = f'  its_a_match select {shlex.quote(str(val))} --on {shlex.quote(str(test))} --budget {budget:g}'
+    return ['next:', select, *[f'  its_a_match affinity {shlex.quote(str(out))}']*(len(tasks) > 1)]
 
 def _trained(plan, results, tasks, out):
     "Prints what came of a campaign."
@@ -79,7 +75,7 @@ def _trained(plan, results, tasks, out):
     if 'done' in count: screen().print(headline('Losses on the test buildings', _lossy(results, tasks)), '')
     screen().print(f"{len(results)} networks: {', '.join(f'{n} {status}' for status, n in count.items())}")
     screen().print(f"The tables are in {out/'candidates'}")
-    screen().print(*_next(out, plan.seed.iloc[0]), sep='\n')
+    screen().print(*_next(out, plan.seed.iloc[0], tasks), sep='\n')
 
 def _print_plan(plan, json):
     "Prints the networks of a plan and how many they are."
@@ -112,7 +108,7 @@ _Networks = Annotated[str, _networks(metavar='NAMES',
     help="These, and not what the options above say: 'SDN S@0.5 S<D'.", show_default=False)]
 _Seeds = Annotated[str, _networks(metavar='LIST', help='Every network is trained once for each.')]
 
-# %% ../nbs/40_train_command.ipynb #f8eb22a6
+# %% ../nbs/40_train_command.ipynb #1cf8affa
 _Model = Annotated[str, _training(metavar='NAME', help='small, wide, xception17, resnet18 or timm:NAME.')]
 _RecipeOption = Annotated[_Recipe, _training(help="quick suits processors; paper is that of 'Which tasks'.")]
 _Epochs = Annotated[int, _training(metavar='N', help="At most so many, where the recipe's will not do.", min=1, show_default=False)]
@@ -123,6 +119,7 @@ _Size = Annotated[int, _training(metavar='PIXELS',
 _LeaveOut = Annotated[Path, _training(metavar='LIST', help='Views not to use: what check --quarantine wrote.', show_default=False)]
 _Keep = Annotated[str, _training(metavar='LIST',
     help='Stages whose weights are kept: 0.1,0.5 for a tenth and half of the training.', show_default=False)]
+_Gradients = Annotated[bool, _training('--gradients/--no-gradients', help='Compare the gradients of tasks, for the command affinity.')]
 
 # %% ../nbs/40_train_command.ipynb #1ed5669e
 _Device = Annotated[str, _machines(metavar='NAME', help='cpu, cuda, …; a GPU, if there is one, where not given.', show_default=False)]
@@ -143,7 +140,7 @@ def _check(data, out, processes, engine, cluster):
     if cluster and engine != 'ray': raise typer.BadParameter('it is for --engine ray', param_hint='--address, --cpus, --gpus')
     if processes and engine == 'ray': raise typer.BadParameter('on Ray, --cpus and --gpus decide', param_hint='--processes')
 
-# %% ../nbs/40_train_command.ipynb #bf8f42d9
+# %% ../nbs/40_train_command.ipynb #2a884a26
 @app.command()
 def train(
     data: Data,
@@ -151,7 +148,7 @@ def train(
     tasks: _Tasks = None, orders: _Orders = None, sizes: _Sizes = None, injections: _Injections = False,
     balancing: _Balancing = None, networks: _Networks = None, seeds: _Seeds = '0',
     model: _Model = 'wide', recipe: _RecipeOption = _Recipe.quick, epochs: _Epochs = None, batch: _Batch = None,
-    precision: _PrecisionOption = None, size: _Size = None, leave_out: _LeaveOut = None, keep: _Keep = None,
+    precision: _PrecisionOption = None, size: _Size = None, leave_out: _LeaveOut = None, keep: _Keep = None, gradients: _Gradients = True,
     device: _Device = None, processes: _Processes = None, engine: _EngineOption = _Engine.local, address: _Address = None,
     cpus: _Cpus = None, gpus: _Gpus = None,
 ):
@@ -160,15 +157,13 @@ def train(
     if plan: return _print_plan(jobs, json)
     cluster = _given(address=address, num_cpus=cpus, num_gpus=gpus)
     _check(data, out, processes, engine, cluster)
-    stages = _values('--keep', keep, float, '0.1,0.5') if keep else ()
+    stages = option_numbers('--keep', keep, float, '0.1,0.5') or ()
+    from its_a_match.affinity import GradientProbe
     from its_a_match.campaign import get_recipe, run, states
     how = get_recipe(recipe.value, **_given(epochs=epochs, batch=batch, precision=precision and precision.value))
-    try:
-        losses = run(jobs, data, out, model=model, recipe=how, device=device, size=size, leave_out=leave_out, keep=tuple(stages),
-                     processes=processes, engine=engine.value, **cluster)
-    except KeyboardInterrupt:
-        typer.echo('its_a_match: stopped; the same command goes on', err=True)
-        raise
+    with resumable():
+        losses = run(jobs, data, out, dict(gradients=GradientProbe) if gradients else (), model=model, recipe=how, device=device, size=size,
+                     leave_out=leave_out, keep=tuple(stages), processes=processes, engine=engine.value, **cluster)
     results, columns = [*_result(jobs, losses, states(out))], [c for c in losses.columns[1:] if c in set(jobs.tasks.sum())]
     if json: typer.echo(jsonlib.dumps(results, indent=2, allow_nan=False))
     else: _trained(jobs, results, columns, out)

@@ -1,5 +1,5 @@
 "One policy for all tests: fixed seeds, no display, the installed package."
-import importlib.metadata, importlib.util, random, re, shutil, subprocess, sys
+import contextlib, importlib.metadata, importlib.util, os, random, re, shutil, subprocess, sys
 from pathlib import Path
 
 import matplotlib, numpy as np, pytest
@@ -35,6 +35,30 @@ def root(): return Path(__file__).resolve().parents[1]
 def programs():
     "The folder of the programs that were installed with this Python, such as its_a_match and nbdev_export."
     return Path(sys.executable).parent
+
+@pytest.fixture(scope='session')
+def call_in():
+    "`call_in(folder, *arguments)` runs the program there without a process of its own, which saves its start."
+    from typer.testing import CliRunner
+    from its_a_match.cli import app
+    def run(folder, *args):
+        with contextlib.chdir(folder): done = CliRunner().invoke(app, list(map(str, args)), env=dict(COLUMNS='300'))
+        if done.exception and not isinstance(done.exception, SystemExit): raise done.exception
+        done.returncode = done.exit_code
+        return done
+    return run
+
+@pytest.fixture
+def call(call_in, tmp_path):
+    "The same in the folder of the test, or in `cwd`."
+    return lambda *args, cwd=tmp_path: call_in(cwd, *args)
+
+@pytest.fixture
+def program(programs, tmp_path):
+    "Runs `its_a_match` with arguments in the folder of the test."
+    def run(*args, stderr=subprocess.PIPE, **env):
+        return subprocess.run([str(programs/'its_a_match'), *map(str, args)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | env)
+    return run
 
 @pytest.fixture(scope='session')
 def tracked(root):

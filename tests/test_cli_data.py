@@ -4,30 +4,10 @@ from pathlib import Path
 
 import numpy as np, pandas as pd, pytest
 from PIL import Image
-from typer.testing import CliRunner
 
-from its_a_match.cli import app
 from its_a_match.encoding import write_counts
 from its_a_match.rooms import PRESETS
 from its_a_match.taskonomy import TaskonomyDataset
-
-@pytest.fixture
-def program(programs, tmp_path):
-    "Runs `its_a_match` with arguments, from the folder that holds the data set `data`."
-    def run(*args, stderr=subprocess.PIPE, **env):
-        return subprocess.run([str(programs/'its_a_match'), *map(str, args)], cwd=tmp_path, stdout=subprocess.PIPE, stderr=stderr, text=True, env=os.environ | env)
-    return run
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    "The same without a process of its own, which saves its start."
-    def run(*args, cwd=tmp_path):
-        monkeypatch.chdir(cwd)
-        done = CliRunner().invoke(app, list(map(str, args)), env=dict(COLUMNS='300'))
-        if done.exception and not isinstance(done.exception, SystemExit): raise done.exception
-        done.returncode = done.exit_code
-        return done
-    return run
 
 def path(root, task, building='barn', point=1): return root/task/building/f'point_{point}_view_0_domain_{task}.png'
 

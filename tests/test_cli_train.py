@@ -3,30 +3,10 @@ import json, os, re, subprocess, sys
 from pathlib import Path
 
 import pandas as pd, pytest
-from typer.testing import CliRunner
 
 from its_a_match.candidates import read_candidates
-from its_a_match.cli import app
 
 QUICK = '--model', 'small', '--epochs', 1, '--batch', 16, '--processes', 1
-
-@pytest.fixture
-def program(programs, tmp_path):
-    "Runs `its_a_match` with arguments."
-    def run(*args, **env):
-        return subprocess.run([str(programs/'its_a_match'), *map(str, args)], cwd=tmp_path, capture_output=True, text=True, env=os.environ | env)
-    return run
-
-@pytest.fixture
-def call(tmp_path, monkeypatch):
-    "The same without a process of its own, which saves its start."
-    def run(*args):
-        monkeypatch.chdir(tmp_path)
-        done = CliRunner().invoke(app, list(map(str, args)), env=dict(COLUMNS='300'))
-        if done.exception and not isinstance(done.exception, SystemExit): raise done.exception
-        done.returncode = done.exit_code
-        return done
-    return run
 
 # the plan
 
@@ -64,7 +44,8 @@ def test_train_and_select(program, tiny_rooms, tmp_path):
     table = read_candidates(tmp_path/'a run/candidates/test-1.csv')
     assert float(lines[7].split()[-1]) == pytest.approx(table.E['DE'], rel=1e-4)
     import shlex
-    chosen = program(*shlex.split(lines[-1])[1:])
+    assert lines[-1] == "  its_a_match affinity 'a run'"
+    chosen = program(*shlex.split(lines[-2])[1:])
     assert chosen.returncode == 0 and 'solver:' in chosen.stdout
     again = program(*args)
     assert (again.returncode, again.stdout, again.stderr) == (0, told.stdout, '')
