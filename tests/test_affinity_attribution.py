@@ -191,8 +191,8 @@ def test_layers_that_overwrite_their_input(model):
 @pytest.mark.filterwarnings('ignore:You are providing multiple inputs for Lime')
 def test_every_attribution_by_name(mixed):
     "Those that need options say so; LRP has no rule for some layers of these networks, as captum says."
-    four = (torch.arange(32)//16)[:, None]*2 + torch.arange(32)//16
-    masked = dict(feature_mask=four.expand(1, 3, 32, 32))
+    four = ((torch.arange(32)//16)[:, None]*2 + torch.arange(32)//16).expand(1, 3, 32, 32).contiguous()
+    masked = dict(feature_mask=four)
     options = dict(Occlusion=dict(sliding_window_shapes=(3, 16, 16), strides=(3, 16, 16)), DeepLiftShap=dict(baselines=torch.zeros(2, 3, 32, 32)), GradientShap=dict(baselines=torch.zeros(1, 3, 32, 32)),
                    IntegratedGradients=dict(n_steps=3), ShapleyValueSampling=masked | dict(n_samples=2),
                    **dict.fromkeys(('FeatureAblation', 'FeaturePermutation', 'ShapleyValues', 'Lime', 'KernelShap'), masked))

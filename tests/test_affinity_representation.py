@@ -3,6 +3,7 @@ import warnings
 from itertools import permutations
 
 import numpy as np, pandas as pd, pytest, torch
+from scipy.linalg import hadamard
 from scipy.stats import kendalltau, pearsonr, rankdata, spearmanr
 from torch import nn
 
@@ -218,7 +219,7 @@ def test_constant_features_of_some_images():
 def test_equally_dissimilar_images_have_no_order():
     a, _ = coded()
     for n in (40, 600):  # products in float64 and in float32
-        each = torch.eye(n)*torch.linspace(1, 3, n)[:, None]
+        each = torch.from_numpy(hadamard(1024)[1:n + 1]).float()*torch.linspace(1, 3, n)[:, None] + .1
         table, told = warned('RSA', *knowing(S=coded(n)[0], D=each))
         assert table.isna().all(axis=None) and len(told) == 1 and f"'D': its {n} images are all equally dissimilar" in told[0]
     assert 'all equally unlike' in warned('CKA', *knowing(S=a, D=torch.eye(40)), unbiased=True)[1][0]

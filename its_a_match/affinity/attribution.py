@@ -6,10 +6,10 @@
 __all__ = ['OF', 'ONE_PASS', 'total', 'predicted', 'centred', 'attributions', 'attribution_map', 'attribution_similarities',
            'input_attribution_similarity']
 
-# %% ../../nbs/22_attribution.ipynb #3715bdd4
+# %% ../../nbs/22_attribution.ipynb #df92ffe6
 import inspect
 import warnings
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import combinations
 
@@ -113,24 +113,47 @@ def _asked(name, method, options, images):
     if lack: raise ValueError(f'attribution {name!r}: it needs the option {lack[0]!r}')
     return (dict(internal_batch_size=len(images)) if 'internal_batch_size' in known else {}) | options
 
-# %% ../../nbs/22_attribution.ipynb #7059996a
+# %% ../../nbs/22_attribution.ipynb #9719bf43
 @contextmanager
-def _explaining(net):
-    "Within, the network is in evaluation mode and its weights are constants, random numbers begin at seed 0, and captum is silent on its hooks."
-    device, state, trained = device_of(net), np.random.get_state(), [p for p in net.parameters() if p.requires_grad]
-    cuda = [device] if device.type == 'cuda' else []
-    try:
-        with evaluating(net), torch.enable_grad(), torch.random.fork_rng(cuda), warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Setting (forward, )?backward hooks')
-            for g in (torch.default_generator, *(torch.cuda.default_generators[d.index] for d in cuda)): g.manual_seed(0)
-            np.random.seed(0)
+def _frozen(net):
+    "Within, the network is in evaluation mode and its weights are constants; afterwards both are as they were."
+    trained = [p for p in net.parameters() if p.requires_grad]
+    with evaluating(net):
+        try:
             for p in trained: p.requires_grad_(False)
             yield
-    finally:
-        for p in trained: p.requires_grad_(True)
-        np.random.set_state(state)
+        finally:
+            for p in trained: p.requires_grad_(True)
 
-# %% ../../nbs/22_attribution.ipynb #c07e68e1
+@contextmanager
+def _undisturbed(device):
+    "Within, there are gradients, random numbers begin at seed 0, and captum is silent on its hooks; afterwards the streams are where they were."
+    cuda, state = [device] if device.type == 'cuda' else [], np.random.get_state()
+    with torch.enable_grad(), torch.random.fork_rng(cuda), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Setting (forward, )?backward hooks')
+        for g in (torch.default_generator, *(torch.cuda.default_generators[d.index] for d in cuda)): g.manual_seed(0)
+        np.random.seed(0)
+        try: yield
+        finally: np.random.set_state(state)
+
+# %% ../../nbs/22_attribution.ipynb #ae605c8b
+def _mapper(net, task, attribution, of, attribution_options, precision):
+    "A function from images to maps, for as long as the network is `_frozen`; the arguments are those of `attribution_map`."
+    make, name, own, options = _maker(attribution, attribution_options)
+    device, simple = device_of(net), name in ONE_PASS
+    explained = _Explained(net, task, of, precision, simple)
+    method = make(explained, **own).attribute
+    def maps(images):
+        x = images.detach().to(device, torch.float32)
+        x = (x if simple else x.contiguous()).requires_grad_()
+        more = _asked(name, method, options, x)
+        if explained.chooses and not simple: more['additional_forward_args'] = (explained.output(x.detach()).argmax(1),)
+        with _undisturbed(device): found = method(x, **more)
+        if getattr(found, 'shape', None) != x.shape: raise ValueError(f'attribution {name!r}: it gives no map of the shape {tuple(x.shape)}')
+        return found.detach()
+    return maps
+
+# %% ../../nbs/22_attribution.ipynb #29532dc2
 def attribution_map(
     net,           # a `MultiTaskNet`; it stays where it is and as it is, and its weights get no gradients
     images,        # (B, 3, H, W), floating-point in 0..1
@@ -145,19 +168,10 @@ def attribution_map(
     if not images.is_floating_point(): raise ValueError(f'images: their type is {images.dtype}, not floating-point in 0..1')
     task = net.tasks[0] if task is None and len(net.tasks) == 1 else task
     task = next((t for t in TASKONOMY if t.key == task), task)
-    make, name, own, options = _maker(attribution, attribution_options)
-    simple, x = name in ONE_PASS, images.detach().to(device_of(net), torch.float32)
-    x = (x if simple else x.contiguous()).requires_grad_()
-    with _explaining(net):
-        explained = _Explained(net, task, of, precision, simple)
-        method  = make(explained, **own).attribute
-        options = _asked(name, method, options, x)
-        if explained.chooses and not simple: options['additional_forward_args'] = (explained.output(x.detach()).argmax(1),)
-        found = method(x, **options)
-    if getattr(found, 'shape', None) != x.shape: raise ValueError(f'attribution {name!r}: it gives no map of the shape {tuple(x.shape)}')
-    return found.detach()
+    maps = _mapper(net, task, attribution, of, attribution_options, precision)
+    with _frozen(net): return maps(images)
 
-# %% ../../nbs/22_attribution.ipynb #d0ba686f
+# %% ../../nbs/22_attribution.ipynb #9f7b98e4
 def _as_tasks(keys, data, tasks):
     "For each key its `Task`, or the key itself where it is not known."
     known = {t.key: t for t in (*TASKONOMY, *getattr(data, 'tasks', ()), *(tasks or ()))}
@@ -166,10 +180,12 @@ def _as_tasks(keys, data, tasks):
 def _products(networks, data, images, draw, batch, tasks, options):
     "The products of the attribution maps of all networks, float64 (N, T, T)."
     device, found = device_of(next(iter(networks.values()))), []
-    for x in image_batches(data, images, batch, device, draw):
-        maps = [attribution_map(net, x, t, **options) for net, t in zip(networks.values(), tasks)]
-        rows = torch.stack([m.to(device).movedim(1, -1).flatten(1) for m in maps], 1).double()
-        found.append(rows @ rows.mT)
+    mappers = [_mapper(net, t, **options) for net, t in zip(networks.values(), tasks)]
+    with ExitStack() as stack:
+        for net in networks.values(): stack.enter_context(_frozen(net))
+        for x in image_batches(data, images, batch, device, draw):
+            rows = torch.stack([maps(x).to(device).movedim(1, -1).flatten(1) for maps in mappers], 1).double()
+            found.append(rows @ rows.mT)
     return torch.cat(found).cpu().numpy()
 
 # %% ../../nbs/22_attribution.ipynb #0c46a568

@@ -127,15 +127,14 @@ def cosines(
     found = torch.stack([(units*u).sum(1) for u in units])*known*known[:, None]
     return found.double().cpu().clamp(-1, 1), norms.double().cpu()
 
-# %% ../../nbs/25_gradients.ipynb #80075ac9
+# %% ../../nbs/25_gradients.ipynb #de8bfbbc
 def _stepped(t, way, step, shared, gradient):
     "{name: value} of the shared parameters after a step along one gradient."
     if way == 'sgd': return {n: torch.sub(p.detach(), g, alpha=step) for (n, p), g in zip(shared.items(), gradient)}
     optimizer = getattr(t.optimizer, 'optimizer', t.optimizer)  # Accelerate wraps it for fp16
     own   = deepcopy(optimizer)
     twins = {id(p): q for a, b in zip(optimizer.param_groups, own.param_groups) for p, q in zip(a['params'], b['params'])}
-    for q in twins.values(): q.grad = None  # which leaves the heads where they are
-    for p, g in zip(shared.values(), gradient): twins[id(p)].grad = g.clone()
+    for p, g in zip(shared.values(), gradient): twins[id(p)].grad = g.clone()  # and none for the heads
     own.step()
     return {n: twins[id(p)].detach() for n, p in shared.items()}
 
@@ -159,7 +158,7 @@ def first_order(
     still = (norms == 0) | (norms == 0)[:, None]
     return torch.where(still, 0, step*cosine*norms*norms[:, None]/losses).clamp(max=1)
 
-# %% ../../nbs/25_gradients.ipynb #8552b4ed
+# %% ../../nbs/25_gradients.ipynb #10a7daa9
 def measure_gradients(
     t,                # the training: a batch, `net`, `task_losses`, `optimizer`, `accelerator`
     look_ahead='sgd', # as for `GradientProbe`
@@ -172,14 +171,14 @@ def measure_gradients(
     labels, before = (counts > 0).cpu(), _mean(t, torch.stack(losses).detach())
     gradients = _gradients(t, losses, labels.tolist(), [*shared.values()])
     GS, norms = cosines(torch.stack([_flat(g) for g in gradients]))
-    L, both, GT = before.double().cpu(), labels & labels[:, None], torch.full_like(GS, torch.nan)
+    L, GT = before.double().cpu(), torch.full_like(GS, torch.nan)
     if look_ahead == 'first-order': GT = first_order(GS, norms, L, step)
     elif look_ahead:
         moves = labels & norms.isfinite() & (len(shared) > 0) & ((norms > 0) | (look_ahead == 'optimizer'))
         after = _after(t, look_ahead, step, shared, gradients, before, counts, moves.tolist()).double().cpu()
         GT = torch.where(after < 0, torch.nan, (L - after)/L)
-    GT = GT.where(both & (L > 0) & norms.isfinite()[:, None] & GT.isfinite(), torch.nan)
-    return L.where(labels, torch.nan), GS.where(both, torch.nan), GT
+    GT = GT.where(labels & labels[:, None] & (L > 0) & norms.isfinite()[:, None] & GT.isfinite(), torch.nan)
+    return L.where(labels, torch.nan), GS, GT
 
 # %% ../../nbs/25_gradients.ipynb #d0ae1f5b
 @patch

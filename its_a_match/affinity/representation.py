@@ -69,7 +69,7 @@ def activations(
     finally: hook.remove()
     return found
 
-# %% ../../nbs/23_representation.ipynb #652ea506
+# %% ../../nbs/23_representation.ipynb #24ad5817
 FEW = 512  # images, up to which products are in float64
 
 def _floats(features):
@@ -89,11 +89,14 @@ def _moments(x):
 
 def _products(x, change):
     "Inner products of every two images' features, which are changed and then lose their mean over images; upper triangle of (N, N)."
-    found = x.new_zeros(len(x), len(x), dtype=torch.float64 if len(x) <= FEW else x.dtype)
+    found, square = x.new_zeros(len(x), len(x), dtype=torch.float64 if len(x) <= FEW else x.dtype), 0
     for block in x.split(1024, 1):
-        block = change(block.double())
-        block = (block - block.mean(0)).to(found.dtype)
+        block  = change(block.double())
+        block -= block.mean(0)
+        square = square + block.square().sum(1)
+        block  = block.to(found.dtype)
         for i in range(0, len(x), 256): found[i:i + 256, i:].addmm_(block[i:i + 256], block[i:].T)
+    found.diagonal().copy_(square)
     return found
 
 # %% ../../nbs/23_representation.ipynb #18f6e88b
