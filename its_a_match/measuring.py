@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['evaluating', 'joined', 'tasks_of', 'only', 'measure', 'means', 'evaluate']
 
-# %% ../nbs/12_measuring.ipynb #8cd8574d
+# %% ../nbs/12_measuring.ipynb #27e7fe6d
 from contextlib import contextmanager
 
 import numpy as np
@@ -14,6 +14,7 @@ import torch
 
 from .batches import batches, prepare
 from .losses import TaskLosses
+from .tasks import get_tasks
 
 # %% ../nbs/12_measuring.ipynb #dbfaea8c
 @contextmanager
@@ -28,7 +29,7 @@ def evaluating(
     finally:
         for m, mode in modes: m.training = mode
 
-# %% ../nbs/12_measuring.ipynb #d576815f
+# %% ../nbs/12_measuring.ipynb #90d72f44
 def joined(
     tasks,    # tuple of `Task`s
     injected, # `Task` or None
@@ -39,13 +40,13 @@ def joined(
 def tasks_of(
     net,     # a network; its `tasks`, keys, are those it predicts, or all the data's if it has no such attribute
     dataset, # with `Task`s
-)->tuple:    # (`Task`s, the one whose label is injected or None)
+)->tuple:    # (`Task`s in the order of the columns, the one whose label is injected or None)
     "What a network predicts and what it is given; ValueError names a task whose labels the data lacks."
     by, injected = {t.key: t for t in dataset.tasks}, getattr(net, 'injected', None)
     keys = list(getattr(net, 'tasks', by))
     for k in (*keys, *([injected.key] if injected else [])):
         if k not in by: raise ValueError(f"task {k!r}: the network needs its labels, and the data has those of {', '.join(by)}")
-    return tuple(by[k] for k in keys), injected
+    return get_tasks([by[k] for k in keys]), injected
 
 def only(
     dataset, # any data set

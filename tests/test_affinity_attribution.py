@@ -199,7 +199,7 @@ def test_every_attribution_by_name(mixed):
     assert {'InputXGradient', 'Saliency', 'IntegratedGradients', 'DeepLift', 'GuidedBackprop', *options} <= {*attributions()}
     for name in attributions():
         if name == 'LRP': continue
-        two = attribution_map(mixed['S'], views(2), attribution=name, attribution_options=options.get(name))
+        two = attribution_map(mixed['S'], views(2).to(memory_format=torch.channels_last), attribution=name, attribution_options=options.get(name))
         assert two.shape == (2, 3, 32, 32) and two.isfinite().all() and two.abs().max() > 0, name
     for name in ('Occlusion', 'DeepLiftShap', 'GradientShap'):
         with pytest.raises(ValueError, match=f'{name!r}: it needs the option'): attribution_map(mixed['S'], views(1), attribution=name)
@@ -246,6 +246,13 @@ def test_units_do_not_matter(trained, factor):
     turned = input_attribution_similarity(nets, x)
     np.testing.assert_allclose(turned.loc['D', ['K', 'E']], -table.loc['D', ['K', 'E']], atol=1e-5)
     assert turned.loc['K', 'E'] == pytest.approx(table.loc['K', 'E'], abs=1e-6)
+
+
+@pytest.mark.parametrize('name,options', [('DeepLift', {}), ('IntegratedGradients', dict(n_steps=3)), ('GuidedBackprop', {})])
+def test_batches_do_not_matter_to_other_attributions(trained, name, options):
+    nets, x = {k: trained[k] for k in 'SK'}, views(5, seed=5)
+    one, several = (attribution_similarities(nets, x, attribution=name, attribution_options=options, batch=b) for b in (5, 2))
+    np.testing.assert_allclose(several, one, atol=1e-5)
 
 
 def test_batches_do_not_matter_and_samples_contain_each_other(trained):
@@ -343,12 +350,15 @@ def test_bf16_agrees(trained, device):
     np.testing.assert_allclose(full, input_attribution_similarity(trained, x), atol=1e-5 if device == 'cpu' else 5e-3)
     assert all(p.device.type == device and p.dtype == torch.float32 for n in nets.values() for p in n.parameters())
     assert attribution_map(nets['D'], x.to(device), precision='bf16').dtype == torch.float32
+    patch = dict(attribution='Occlusion', attribution_options=dict(sliding_window_shapes=(3, 4, 4), strides=(3, 4, 4)))
+    full, half = (attribution_map(nets['D'], x[:4].to(device), precision=p, **patch).flatten(1) for p in ('fp32', 'bf16'))
+    assert F.cosine_similarity(full, half).min() > .98  # sums over pixels are made in fp32, or their differences would be lost
 
 
 # ---- nothing is disturbed
 
 @devices
-@pytest.mark.parametrize('name,options', [('InputXGradient', {}), ('DeepLift', {}), ('GuidedBackprop', {}), ('GradientShap', dict(baselines=torch.zeros(1, 3, 32, 32)))])
+@pytest.mark.parametrize('name,options', [('InputXGradient', {}), ('DeepLift', {}), ('GuidedBackprop', {}), ('GradientShap', dict(baselines=torch.rand(4, 3, 32, 32), stdevs=.2))])
 def test_all_is_left_as_it_was(name, options, device):
     nets, x = {k: settled(k, i).to(device) for i, k in enumerate('SD')}, views(3)
     nets['S'].train()
@@ -359,7 +369,7 @@ def test_all_is_left_as_it_was(name, options, device):
     wants  = lambda: [[p.requires_grad for p in n.parameters()] for n in nets.values()]
     hooks  = lambda: [len(h) for n in nets.values() for m in n.modules() for h in (m._forward_hooks, m._forward_pre_hooks, m._backward_hooks, m._backward_pre_hooks)]
     before = modes(), wants(), hooks(), [state(n) for n in nets.values()], x.clone(), torch.get_rng_state(), np.random.get_state()[1].copy()
-    options = {k: v.to(device) for k, v in options.items()}
+    options = {k: v.to(device) if torch.is_tensor(v) else v for k, v in options.items()}
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         first = input_attribution_similarity(nets, x, attribution=name, attribution_options=options)

@@ -9,10 +9,11 @@ from its_a_match.affinity.core import SCORES
 from its_a_match.affinity.gradients import COLUMNS, GradientProbe, cosines, gradient_similarity, gradient_transference, measure_gradients
 from its_a_match.batches import MemoryDataset
 from its_a_match.models import MultiTaskNet, get_model
-from its_a_match.tasks import Task
+from its_a_match.tasks import TASKONOMY, Task
 from its_a_match.training import Callback, fit, get_recipe
 
 A, B, C = (Task(n, 'XYZ'[i], channels=c, normalise='none') for i, (n, c) in enumerate((('a', 1), ('b', 3), ('c', 2))))
+DEPTH, FLOW = TASKONOMY[1], Task('flow', channels=2, normalise='none')
 NUMBER, KIND = Task('count', kind='number', channels=2, normalise='none'), Task('kind', kind='classes', channels=4, per_image=True, normalise='none')
 
 
@@ -347,10 +348,10 @@ def test_a_single_task_has_an_empty_table():
 class Plain(nn.Module):
     "Not a `MultiTaskNet`; its heads draw random numbers one after the other."
     tasks = ['X', 'Y', 'Z']
-    def __init__(self, dropout=.7):
+    def __init__(self, dropout=.7, tasks=(A, B, C)):
         super().__init__()
         torch.manual_seed(0)
-        self.body, self.heads = nn.Conv2d(3, 6, 3, padding=1), nn.ModuleDict({t.key: nn.Sequential(nn.Dropout(dropout), nn.Conv2d(6, t.channels, 1)) for t in (A, B, C)})
+        self.body, self.heads = nn.Conv2d(3, 6, 3, padding=1), nn.ModuleDict({t.key: nn.Sequential(nn.Dropout(dropout), nn.Conv2d(6, t.channels, 1)) for t in tasks})
     def forward(self, x): x = self.body(x).tanh(); return {k: h(x) for k, h in self.heads.items()}
 
 class Told(Plain):
@@ -362,6 +363,19 @@ def test_another_network_has_to_tell_what_is_shared():
     with pytest.raises(ValueError, match='a Plain has no shared_parameters'): fitted(Plain(), GradientProbe())
     fitted(Told(), probe := GradientProbe(step=1e-3))
     assert len(probe.table()) == 6 and probe.table().GT.abs().max() < 1e-2 and (probe.table().GT != 0).all()
+
+
+def test_the_order_in_which_a_network_names_its_tasks_does_not_matter():
+    "Labels of one task are missing, so that a mix-up would be seen."
+    tables = []
+    for tasks in (['D', 'flow'], ['flow', 'D']):
+        views = data(tasks=(DEPTH, FLOW), lack=['D'])
+        model = Told(tasks=(DEPTH, FLOW), dropout=0.)
+        model.tasks = tasks
+        fit(model, views, data(8, tasks=(DEPTH, FLOW)), get_recipe('quick', epochs=1, batch=8), probe := GradientProbe(), device='cpu', statistics=data(tasks=(DEPTH, FLOW)).statistics())
+        tables.append(probe.table().drop(columns='seconds'))
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0].set_index('target').loss.isna().to_dict() == dict(D=True, flow=False)
 
 
 @pytest.mark.parametrize('wrong, words', [(dict(every=0), 'every is 0'), (dict(every=.3), 'every is 0.3'), (dict(every=1.5), 'every is 1.5'), (dict(every='1'), "every is '1'"),

@@ -10,6 +10,7 @@ from its_a_match.losses import TaskLosses
 from its_a_match.models import get_model
 from its_a_match.recipes import get_accelerator, make_optimizer
 from its_a_match.taskonomy import TaskonomyDataset
+from its_a_match.tasks import Task
 from its_a_match.training import RECIPES, Callback, EqualWeights, Recipe, evaluate, fit, get_recipe
 
 @pytest.fixture(autouse=True)
@@ -330,3 +331,22 @@ def test_no_warnings():
     with warnings.catch_warnings():
         warnings.simplefilter('error')
         fit(Plain(), train, valid, short, test=test, device='cpu')
+
+
+def test_a_network_that_names_its_tasks_in_another_order():
+    "Losses are those of their tasks, in the order of the columns."
+    flow, depth = Task('flow'), Task('depth_zbuffer', 'D')
+    class Plain(torch.nn.Module):
+        tasks = 'flow', 'D'
+        def __init__(self): super().__init__(); self.conv = torch.nn.Conv2d(3, 2, 1)
+        def forward(self, x): out = self.conv(x); return {'flow': out[:, :1], 'D': out[:, 1:]}
+    images = torch.rand(8, 3, 8, 8)
+    ds = MemoryDataset([flow, depth], images, {'flow': images[:, :1].clone(), 'D': (torch.rand(8, 1, 8, 8) > .9).float()})
+    t = fit(Plain(), ds, ds, get_recipe('quick', epochs=1, batch=4), device='cpu')
+    assert t.keys == ['D', 'flow']
+    images, targets, masks = ds.batch(range(8))
+    with torch.no_grad(): outputs = t.net(images)
+    for k in ('D', 'flow'):
+        mean, std = t.statistics.loc[(k, 0), ['mean', 'std']]
+        loss = float((outputs[k] - (targets[k] - mean)/std).abs().mean())
+        assert t.losses_on('val')[k] == pytest.approx(loss, rel=1e-4) and evaluate(t.net, ds, t.statistics)[k] == pytest.approx(loss, rel=1e-4)

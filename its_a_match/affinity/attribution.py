@@ -136,7 +136,7 @@ def _undisturbed(device):
         try: yield
         finally: np.random.set_state(state)
 
-# %% ../../nbs/22_attribution.ipynb #ae605c8b
+# %% ../../nbs/22_attribution.ipynb #fce229ed
 def _mapper(net, task, attribution, of, attribution_options, precision):
     "A function from images to maps, for as long as the network is `_frozen`; the arguments are those of `attribution_map`."
     make, name, own, options = _maker(attribution, attribution_options)
@@ -144,8 +144,7 @@ def _mapper(net, task, attribution, of, attribution_options, precision):
     explained = _Explained(net, task, of, precision, simple)
     method = make(explained, **own).attribute
     def maps(images):
-        x = images.detach().to(device, torch.float32)
-        x = (x if simple else x.contiguous()).requires_grad_()
+        x = images.detach().to(device, torch.float32).requires_grad_()
         more = _asked(name, method, options, x)
         if explained.chooses and not simple: more['additional_forward_args'] = (explained.output(x.detach()).argmax(1),)
         with _undisturbed(device): found = method(x, **more)

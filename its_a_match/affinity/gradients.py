@@ -86,7 +86,9 @@ class _Parts(nn.Module):
                 with random(i): found[k] = _fit(decode(code), code, images.shape[-2:])
         return found
 
-# %% ../../nbs/25_gradients.ipynb #b285718f
+# %% ../../nbs/25_gradients.ipynb #774518b2
+def _keys(t): return [task.key for task in t.task_losses.tasks]
+
 def _mean(t, x):
     "The mean of a tensor over all processes."
     return x if t.accelerator.num_processes == 1 else t.accelerator.reduce(x, 'mean')
@@ -127,7 +129,7 @@ def cosines(
     found = torch.stack([(units*u).sum(1) for u in units])*known*known[:, None]
     return found.double().cpu().clamp(-1, 1), norms.double().cpu()
 
-# %% ../../nbs/25_gradients.ipynb #de8bfbbc
+# %% ../../nbs/25_gradients.ipynb #5f05802b
 def _stepped(t, way, step, shared, gradient):
     "{name: value} of the shared parameters after a step along one gradient."
     if way == 'sgd': return {n: torch.sub(p.detach(), g, alpha=step) for (n, p), g in zip(shared.items(), gradient)}
@@ -141,10 +143,10 @@ def _stepped(t, way, step, shared, gradient):
 @torch.no_grad()
 def _after(t, way, step, shared, gradients, before, counts, moves):
     "The losses (T, T) after a step along each gradient, `[partner, target]`; `before` where nothing `moves`."
-    after = before.repeat(len(before), 1)
+    keys, after = _keys(t), before.repeat(len(before), 1)
     for i, (g, moved) in enumerate(zip(gradients, moves)):
         others = [j for j in range(len(gradients)) if j != i]
-        if moved: after[i, others] = torch.stack(_losses(t, [t.keys[j] for j in others], counts[others], _stepped(t, way, step, shared, g))[0])
+        if moved: after[i, others] = torch.stack(_losses(t, [keys[j] for j in others], counts[others], _stepped(t, way, step, shared, g))[0])
     return _mean(t, after)
 
 # %% ../../nbs/25_gradients.ipynb #edd4bf42
@@ -158,7 +160,7 @@ def first_order(
     still = (norms == 0) | (norms == 0)[:, None]
     return torch.where(still, 0, step*cosine*norms*norms[:, None]/losses).clamp(max=1)
 
-# %% ../../nbs/25_gradients.ipynb #10a7daa9
+# %% ../../nbs/25_gradients.ipynb #c180f8c8
 def measure_gradients(
     t,                # the training: a batch, `net`, `task_losses`, `optimizer`, `accelerator`
     look_ahead='sgd', # as for `GradientProbe`
@@ -167,7 +169,7 @@ def measure_gradients(
     "GS and GT of a network's tasks on the batch of a training step (*Match*, equations 4 and 5 before the mean); the training stays as it is."
     ids, step = {id(p) for p in t.net.shared_parameters()}, step or t.optimizer.param_groups[0]['lr']
     shared = {n: p for n, p in t.net.named_parameters() if p.requires_grad and id(p) in ids}
-    losses, counts = _losses(t, t.keys)
+    losses, counts = _losses(t, _keys(t))
     labels, before = (counts > 0).cpu(), _mean(t, torch.stack(losses).detach())
     gradients = _gradients(t, losses, labels.tolist(), [*shared.values()])
     GS, norms = cosines(torch.stack([_flat(g) for g in gradients]))
@@ -180,10 +182,10 @@ def measure_gradients(
     GT = GT.where(labels & labels[:, None] & (L > 0) & norms.isfinite()[:, None] & GT.isfinite(), torch.nan)
     return L.where(labels, torch.nan), GS, GT
 
-# %% ../../nbs/25_gradients.ipynb #d0ae1f5b
+# %% ../../nbs/25_gradients.ipynb #f72d64e7
 @patch
 def before_fit(self:GradientProbe, t):
-    self.keys = list(t.keys)
+    self.keys = _keys(t)
     if len(self.keys) > 1 and not hasattr(t.net, 'shared_parameters'):
         raise ValueError(f'gradients: a {type(t.net).__name__} has no shared_parameters(), which would tell the parameters that all tasks share')
 

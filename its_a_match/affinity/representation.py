@@ -118,7 +118,7 @@ def dissimilarities(
     x = _floats(features)
     return _dissimilarities(x, *_moments(x))
 
-# %% ../../nbs/23_representation.ipynb #33b15fba
+# %% ../../nbs/23_representation.ipynb #20e07741
 def triangle(
     matrix, # (N, N) tensor
 ):          # (N(N − 1)/2,), row after row
@@ -133,9 +133,8 @@ def ranks(
     grown = values[order].diff() > 0
     first = torch.cat([grown.new_ones(1), grown]).nonzero()[:, 0]
     many  = first.diff(append=first.new_tensor([len(values)]))
-    found = values.new_empty(len(values), dtype=torch.float64)
-    found[order] = (first.double() + (many + 1)/2).repeat_interleave(many)
-    return found
+    found = (first.double() + (many + 1)/2).repeat_interleave(many)
+    return torch.empty_like(found).scatter_(0, order, found)
 
 # %% ../../nbs/23_representation.ipynb #9c433bfd
 CORRELATIONS = ('spearman', 'pearson', 'kendall')
