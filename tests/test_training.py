@@ -10,7 +10,7 @@ from its_a_match.losses import TaskLosses
 from its_a_match.models import get_model
 from its_a_match.recipes import get_accelerator, make_optimizer
 from its_a_match.taskonomy import TaskonomyDataset
-from its_a_match.tasks import Task
+from its_a_match.tasks import Task, get_tasks
 from its_a_match.training import RECIPES, Callback, EqualWeights, Recipe, evaluate, fit, get_recipe
 
 @pytest.fixture(autouse=True)
@@ -335,7 +335,7 @@ def test_no_warnings():
 
 def test_a_network_that_names_its_tasks_in_another_order():
     "Losses are those of their tasks, in the order of the columns."
-    flow, depth = Task('flow'), Task('depth_zbuffer', 'D')
+    flow, depth = Task('flow'), *get_tasks('D')
     class Plain(torch.nn.Module):
         tasks = 'flow', 'D'
         def __init__(self): super().__init__(); self.conv = torch.nn.Conv2d(3, 2, 1)
