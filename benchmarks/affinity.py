@@ -145,7 +145,7 @@ def row_tasks(quick):
     "RSA and IAS of all pairs of T networks, and pair by pair."
     counts, n, repeat = ((2, 4, 8), 128, 1) if quick else ((2, 5, 10, 15, 20), 512, 3)
     tasks = [Task(f'task{i}') for i in range(counts[-1])]
-    nets, images = single_task('small', tasks, 64, 'cpu'), torch.rand(n, 3, 64, 64)
+    nets, images, medians = single_task('small', tasks, 64, 'cpu'), torch.rand(n, 3, 64, 64), {}
     scores = {'RSA': lambda nets: representation_similarity(nets, images), 'IAS': lambda nets: input_attribution_similarity(nets, images, tasks=tasks)}
     for name, score in scores.items():
         for T in counts:
@@ -156,7 +156,13 @@ def row_tasks(quick):
             ways = {'all together': lambda: score(some), 'pair by pair': by_pairs}
             warm = {'': lambda: score(dict(list(some.items())[:2]))}
             seconds = turns(ways, 1 if T > 10 else repeat, 'cpu', warm)
+            for way, s in seconds.items(): medians.setdefault((name, way), {})[T] = np.median(s)
             yield from (line | dict(networks=T) for line in lines('tasks', f'{name}, {T} networks, small, {n} images of 64²', seconds, 'cpu', ''))
+    for (name, way), s in medians.items():
+        power = np.polyfit(np.log(list(s)), np.log(list(s.values())), 1)[0]
+        print(f'{name}, {way}: grows with the number of networks to the power of {power:.2f}')
+        yield dict(row='tasks', work=f'{name}, growth', way=way, device=device_name('cpu'), date=datetime.date.today().isoformat(), ratio=round(power, 3),
+                   ratio_is='power of the number of networks')
 
 
 def draw(table):
@@ -164,7 +170,7 @@ def draw(table):
     style()
     fig, axes = plt.subplots(1, 2, figsize=(7.2, 2.8), sharey=True)
     for ax, name in zip(axes, ('RSA', 'IAS')):
-        rows = table[table.work.str.startswith(name)].astype({'networks': int})
+        rows = table[table.work.str.startswith(name) & table.networks.notna()].astype({'networks': int})
         for i, (way, t) in enumerate(rows.groupby('way', sort=False)): ax.loglog(t.networks, t.seconds, label=way, **series(i))
         ours = rows[rows.way == 'all together']
         ax.loglog(ours.networks, ours.seconds.iloc[0]*ours.networks/ours.networks.iloc[0], color='grey', lw=.8, label='as the number of networks', zorder=0)

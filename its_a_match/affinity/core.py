@@ -164,7 +164,7 @@ def autocast(
     if precision not in ('fp32', 'bf16'): raise ValueError(f'precision {precision!r}: choose fp32 or bf16')
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16')
 
-# %% ../../nbs/20_affinity.ipynb #b2db825b
+# %% ../../nbs/20_affinity.ipynb #75d7e8f9
 IMAGES = 2048  # where nobody says how many
 
 def chosen_views(
@@ -184,7 +184,8 @@ def image_batches(
     device=None, # where they are wanted
     draw=0,      # as for `chosen_views`
 ):               # generator of (B, 3, H, W), float32 in 0..1, channels last in memory
-    "Images without their labels; ValueError as `chosen_views`."
+    "Images without their labels; ValueError as `chosen_views`, and for images of whole numbers."
+    if torch.is_tensor(data) and not data.is_floating_point(): raise ValueError(f'the images are of the type {data.dtype}: numbers from 0 to 1 are wanted')
     views = chosen_views(len(data), images, draw)
     rows  = [views[a:a + batch] for a in range(0, len(views), batch)]
     found = (data[r] for r in rows) if torch.is_tensor(data) else (b[0] for b in batches(only(data, data.tasks[:1]), rows, device))

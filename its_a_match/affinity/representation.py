@@ -69,12 +69,12 @@ def activations(
     finally: hook.remove()
     return found
 
-# %% ../../nbs/23_representation.ipynb #24ad5817
+# %% ../../nbs/23_representation.ipynb #8d1408ff
 FEW = 512  # images, up to which products are in float64
 
 def _floats(features):
     "(N, P) in float32, or in float64 if that is what they are."
-    x = torch.as_tensor(features)
+    x = torch.as_tensor(features).detach()
     if x.ndim < 2: raise ValueError(f'features of shape {tuple(x.shape)}: there must be a row for each image')
     return x.flatten(1).to(torch.float64 if x.dtype == torch.float64 else torch.float32)
 
@@ -241,8 +241,8 @@ def alignment(
     known = next((l for l in lines if torch.is_tensor(l)), torch.zeros(1))
     return _cosines([l if torch.is_tensor(l) else torch.full_like(known, torch.nan) for l in lines])
 
-# %% ../../nbs/23_representation.ipynb #6317c9cc
-@score('CKA', label='Centred kernel alignment', needs='single-task networks', symmetric=True, range=(0, 1), paper='Kornblith et al. 2019')
+# %% ../../nbs/23_representation.ipynb #629185bd
+@score('CKA', label='Centred kernel alignment', needs='single-task networks', symmetric=True, range=(-1, 1), paper='Kornblith et al. 2019')
 def centred_kernel_alignment(
     networks,         # {key: `MultiTaskNet` that has learned this task}
     data,             # data set, or images (N, 3, H, W) in 0..1
@@ -255,6 +255,6 @@ def centred_kernel_alignment(
 ):                    # pairwise table, symmetric, 0 to 1; NaN and a warning for a network whose features do not vary
     """Linear CKA of two networks' features (Kornblith et al. 2019, section 3; `unbiased`: with HSIC₁ of Song et al. 2012).
 
-    ValueError as for `representation_similarity`."""
+    From 0 to 1, and down to -1 where `unbiased`. ValueError as for `representation_similarity`."""
     line = lambda x: _aligned(x, unbiased, precision)
     return _table('CKA', networks, data, layer, images, batch, precision, draw, 4 if unbiased else 3, line, _cosines)
