@@ -54,6 +54,12 @@ def run(paths=None):
         print(p.name, flush=True)
         nbformat.write(slim(execute(p)), p)
 
+def relinked(text):
+    "Markdown whose links lead from the root, as they did from nbs/; code stays."
+    parts = re.split(r'(```.*?```|`[^`]*`)', text, flags=re.S)
+    parts[::2] = [re.sub(r'(\]\()(?!\w+:|#|/)', r'\1nbs/', p).replace('](nbs/../', '](') for p in parts[::2]]
+    return ''.join(parts)
+
 def readme(out=root):
     "Makes README.md from nbs/index.ipynb, its pictures in nbs/images/."
     nb = nbformat.read(nbs/'index.ipynb', 4)
@@ -64,7 +70,7 @@ def readme(out=root):
         if c.cell_type == 'code':
             c.source = '' if marks[c.id].get('echo') == 'false' else directives(c)[1]
             if marks[c.id].get('output') == 'false': c.outputs = []
-        else: c.source = re.sub(r'(\]\()(?!\w+:|#|/)', r'\1nbs/', c.source).replace('](nbs/../', '](')
+        else: c.source = relinked(c.source)
     names = Config({'ExtractOutputPreprocessor': {'output_filename_template': 'nbs/images/readme_{cell_index}_{index}{extension}'}})
     text, extra = MarkdownExporter(config=names).from_notebook_node(nb)
     text = re.sub(r'<style scoped>.*?</style>\n?', '', text, flags=re.S)  # pandas' own style: shown as text on GitHub

@@ -10,7 +10,7 @@ learning rate, on random numbers, for time does not depend on what images show. 
 the turns. The share of an epoch is that of one probe in 62 steps, 2,000 views; a step's time is measured in the same run, but for a training without a probe.
 
 How well the first-order estimate agrees with the look-ahead does depend on the images: those rows come from data/results/affinity/gradients_ways.csv, a
-training on Rooms (benchmarks/rooms_affinity.py makes the file).
+training on Rooms (data/results/affinity/make makes the file).
 """
 import argparse
 import datetime

@@ -5,11 +5,10 @@
 # %% auto #0
 __all__ = ['affinity']
 
-# %% ../nbs/40_affinity_command.ipynb #af0d232f
+# %% ../nbs/40_affinity_command.ipynb #cfcd1674
 import inspect
 import json as jsonlib
 import runpy
-import shlex
 from enum import Enum
 from functools import partial
 from pathlib import Path
@@ -18,7 +17,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from .terminal import app, headline, option_numbers, plain_warnings, resumable, screen
+from .terminal import again, app, headline, option_numbers, plain_warnings, resumable, screen
 
 # %% ../nbs/40_affinity_command.ipynb #dd08ed28
 _Joint, _Precision = (Enum(n, {v: v for v in values.split()}, type=str) for n, values in (('Joint', 'pairs all'), ('Precision', 'fp32 bf16')))
@@ -29,7 +28,7 @@ _Seeds = Annotated[str, typer.Option(metavar='LIST', help='All of the folder whe
 _Json = Annotated[bool, typer.Option('--json', help='Print JSON for programs.')]
 _Own  = Annotated[Path, typer.Option(metavar='FILE.py', help='A Python file that registers scores of your own.', show_default=False)]
 
-# %% ../nbs/40_affinity_command.ipynb #0c11fa2b
+# %% ../nbs/40_affinity_command.ipynb #0d1086b4
 _Images = Annotated[int, _scores(metavar='N', min=1, help='Test images for IAS, RSA and CKA; 2,048, or all if there are fewer, where not given.')]
 _Layer  = Annotated[str, _scores(metavar='NAME', help='For RSA and CKA; encoder where not given.')]
 _Attribution = Annotated[str, _scores(metavar='NAME', help="Captum's, for IAS; InputXGradient where not given.")]
@@ -39,8 +38,9 @@ _Device = Annotated[str, _scores(metavar='NAME', help='cpu, cuda, …; a GPU, if
 _Train  = Annotated[bool, _missing('--train', help='Train the networks that scores lack.')]
 _Processes = Annotated[int, _missing(metavar='N', min=1, help='How many are trained at once; as for train.')]
 _Data   = Annotated[Path, _missing(help='Folder of the data set, if it is not where it was.')]
+_LeaveOut = Annotated[Path, _missing(metavar='LIST', help='Views that were not used, if the list is not where it was.')]
 
-# %% ../nbs/40_affinity_command.ipynb #539da9ee
+# %% ../nbs/40_affinity_command.ipynb #fb3caedc
 def _options(scores, **given):
     "{short name: {option: value}} of those scores that have the option."
     of = {n: inspect.signature(s.compute).parameters for n, s in scores.items()}
@@ -50,9 +50,9 @@ def _execute(path):
     "Runs a file that registers scores; ValueError says why it does not run."
     try: runpy.run_path(str(path), run_name=path.stem)
     except OSError: raise
-    except Exception as e: raise ValueError(f'{path}: it does not run ({type(e).__name__}: {e})') from e
+    except (Exception, SystemExit) as e: raise ValueError(f'{path}: it does not run ({type(e).__name__}: {e})') from e
 
-# %% ../nbs/40_affinity_command.ipynb #cdc1c643
+# %% ../nbs/40_affinity_command.ipynb #05bd41cc
 def _texts(table):
     "A pairwise table with three digits that count."
     return table.map(lambda v: '' if pd.isna(v) else f'{v:.3g}').rename_axis(columns=None).reset_index(names='partner')
@@ -64,14 +64,14 @@ def _costs(costs):
     text = lambda v, digits: '' if pd.isna(v) else f'{v:,.{digits}f}'
     return pd.DataFrame({h: [text(v, 1 if h.startswith('seconds') else 0) for v in summed[c]] for c, h in heads.items()}, summed.index).reset_index()
 
-def _shown(scored, scores, run):
+def _shown(scored, scores, next):
     "Prints tables, what they cost, and what others lack."
     over = f", mean over the seeds {', '.join(map(str, scored.tables))}" if len(scored.tables) > 1 else ''
     for n in (found := [n for n in scores if n not in scored.lacking]):
         screen().print(headline(f'{n}: {scores[n].label}{over}', _texts(scored[n])), '')
     if found: screen().print(headline('Costs', _costs(scored.costs)), '')
     for sentence in scored.lacking.values(): screen().print(sentence)
-    if any(' lacks ' in s for s in scored.lacking.values()): screen().print('train them:', f'  its_a_match affinity {shlex.quote(str(run))} --train', sep='\n')
+    if next and any(f'{n} lacks ' in s for n, s in scored.lacking.items()): screen().print('train them:', f'  {next}', sep='\n')
     if found: screen().print(f'The tables are in {scored.folder}')
 
 def _record(scored):
@@ -80,21 +80,24 @@ def _record(scored):
     tables = {str(seed): {n: plain(t) for n, t in of.items()} for seed, of in scored.tables.items()}
     return dict(tables=tables, costs=jsonlib.loads(scored.costs.reset_index().to_json(orient='records')), lacking=scored.lacking)
 
-# %% ../nbs/40_affinity_command.ipynb #40fe10e8
+# %% ../nbs/40_affinity_command.ipynb #cc83d76d
 @app.command()
 def affinity(
-    run: _Run, scores: _List = None, seeds: _Seeds = None, own: _Own = None, json: _Json = False,
+    context: typer.Context, run: _Run, scores: _List = None, seeds: _Seeds = None, own: _Own = None, json: _Json = False,
     images: _Images = None, layer: _Layer = None, attribution: _Attribution = None, joint: _JointOption = None, precision: _PrecisionOption = None,
-    device: _Device = None, train: _Train = False, processes: _Processes = None, data: _Data = None,
+    device: _Device = None, train: _Train = False, processes: _Processes = None, data: _Data = None, leave_out: _LeaveOut = None,
 ):
     "How much tasks have to do with each other, by every score that the networks allow."
     seeds = option_numbers('--seeds', seeds, int, '0,1,2')
     from its_a_match.affinity import get_scores, score_run
+    from its_a_match.assignment import noted_data
     if own: _execute(own)
     wanted = get_scores(scores)
-    options = _options(wanted, images=images, layer=layer, attribution=attribution, of=joint and joint.value, precision=precision and precision.value)
+    options = _options(wanted, images=images, layer=layer, attribution=attribution, joint=joint and joint.value, precision=precision and precision.value)
+    if data or leave_out: data = noted_data(run, data, leave_out)
     with resumable(), plain_warnings():
-        scored = score_run(run, list(wanted), seeds, data and str(data), device, None, options, train, lambda s: typer.echo(s, err=True), processes=processes)
+        scored = score_run(run, list(wanted), seeds, data, device, None, options, train, lambda s: typer.echo(s, err=True), processes=processes)
     if json: typer.echo(jsonlib.dumps(_record(scored), indent=2, allow_nan=False))
-    else: _shown(scored, wanted, run)
-    if scored.lacking and (scores or not len(scored.costs)): raise ValueError(next(iter(scored.lacking.values())))
+    else: _shown(scored, wanted, again(context, '--train') if not train else '')
+    asked = [s for n, s in scored.lacking.items() if scores or options[n] or not len(scored.costs)]
+    if asked: raise ValueError(asked[0])

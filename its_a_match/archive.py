@@ -6,8 +6,8 @@
 __all__ = ['SPLITS', 'ENDS', 'MEASURED', 'Archive', 'fingerprint', 'differences', 'describe', 'write', 'read_table',
            'open_archive', 'finish', 'states', 'collect']
 
-# %% ../nbs/14_archive.ipynb #e42473c2
-import hashlib, json
+# %% ../nbs/14_archive.ipynb #d10423f3
+import hashlib, io, json
 from dataclasses import asdict
 from pathlib import Path
 
@@ -83,7 +83,7 @@ def describe(
     data = {split: fingerprint(ds, tasks) for split, ds in data.items()}
     return json.loads(json.dumps(dict(tasks={t.key: asdict(t) for t in tasks}, data=data, **more)))
 
-# %% ../nbs/14_archive.ipynb #49fcc617
+# %% ../nbs/14_archive.ipynb #2d9d43d8
 def write(
     path, # of the file
     text, # what it is to hold
@@ -95,10 +95,20 @@ def write(
 def read_table(
     path,       # CSV file
     numbers=(), # columns of floats; an empty cell is NaN
+    texts=(),   # other columns that have to be there
 ):              # DataFrame, the other columns text
-    "A table as it was written, numbers to the last bit, which pandas' own reader does not promise; FileNotFoundError if there is none."
-    held = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return held.assign(**{c: [float(x or 'nan') for x in held[c]] for c in numbers})
+    """A table as it was written, numbers to the last bit, which pandas' own reader does not promise; FileNotFoundError if there is none.
+
+    ValueError names a file that is damaged."""
+    try: held = pd.read_csv(io.StringIO(text := Path(path).read_text(encoding='utf-8')), dtype=str, keep_default_na=False)
+    except ValueError as e: raise ValueError(f'{path}: it is damaged ({e})') from None
+    if not text.endswith('\n'): raise ValueError(f'{path}: it is damaged, for its last row is cut off')
+    if lack := [c for c in (*texts, *numbers) if c not in held]: raise ValueError(f'{path}: it is damaged, for it has no column {lack[0]!r}')
+    return held.assign(**{c: [_number(path, c, *x) for x in enumerate(held[c], 1)] for c in numbers})
+
+def _number(path, column, row, text):
+    try: return float(text or 'nan')
+    except ValueError: raise ValueError(f'{path}: it is damaged, for {column} is {text!r} in row {row}') from None
 
 def _json(path):
     "What a JSON file holds, None if there is no such file; ValueError names one that is damaged."
@@ -161,11 +171,11 @@ def _held(archive, network, seed):
     except Timeout: return True
     except PermissionError: return False  # somebody else's folder, which may be read
 
-# %% ../nbs/14_archive.ipynb #a7b177a5
+# %% ../nbs/14_archive.ipynb #609f250b
 @patch
 def plan(self:Archive)->pd.DataFrame: # columns `PLAN`, `tasks` a tuple of keys; one row per network and seed
     "The networks that this folder is for; ValueError if it is not the folder of a campaign."
-    try: held = read_table(self.out/'plan.csv', ['size'])
+    try: held = read_table(self.out/'plan.csv', ['size'], PLAN)
     except FileNotFoundError: raise ValueError(f'{self.out}: there is no plan.csv in it, so it is not the folder of a campaign') from None
     return held.assign(tasks=[tuple(t.split('+')) for t in held.tasks], seed=held.seed.astype(int))
 
@@ -182,6 +192,7 @@ def _join(self:Archive, plan):
 def tasks(self:Archive)->list: # of keys
     "The tasks of the campaign in the order of the columns; ValueError if the folder is not that of a campaign."
     if (about := _json(self.out/'campaign.json')) is None: raise ValueError(f'{self.out}: there is no campaign.json in it, so it is not the folder of a campaign')
+    if 'tasks' not in about: raise ValueError(f"{self.out/'campaign.json'}: it is damaged, for it does not name the tasks")
     return sorted(about['tasks'], key=lambda k: LETTERS.index(k) if k in LETTERS else len(LETTERS))
 
 # %% ../nbs/14_archive.ipynb #21f9d0f9
@@ -238,11 +249,11 @@ def states(
     table = pd.DataFrame(rows, pd.MultiIndex.from_frame(plan[['network', 'seed']]), ['status', 'reason', *MEASURED])
     return table.astype(dict.fromkeys(MEASURED, float) | dict.fromkeys(['best_epoch', 'epochs', 'parameters', 'multiply_adds'], 'Int64'))
 
-# %% ../nbs/14_archive.ipynb #d9f8f424
+# %% ../nbs/14_archive.ipynb #0535a9f9
 def _losses(archive, row, tasks):
     "The rows of the tables that one network gives, {split: losses}."
     path = archive.folder(row.network, row.seed)/'losses.csv'
-    try: held = read_table(path, ['loss'])
+    try: held = read_table(path, ['loss'], ['split', 'task'])
     except FileNotFoundError: raise ValueError(f'{path}: it is missing, although the network is done') from None
     return {s: of.set_index('task').loss.reindex(tasks) for s, of in held.groupby('split')}
 

@@ -57,7 +57,7 @@ def open_data(
 
 def _bytes(dataset): return len(dataset)*memory_per_view(dataset.tasks, tuple(dataset.batch([0])[0].shape[-2:]))
 
-# %% ../nbs/14_assignment.ipynb #438ed347
+# %% ../nbs/14_assignment.ipynb #bd69c7a3
 def campaign_tasks(
     out, # folder of a campaign
 )->dict: # {key: `Task`} in the order of the columns
@@ -77,15 +77,24 @@ def note_data(
     if not path.exists() or path.read_text(encoding='utf-8') != noted: write(path, noted)
 
 def noted_data(
-    out,       # folder of a campaign
-    root=None, # path of the data set, where it is elsewhere now; None: as noted
+    out,            # folder of a campaign
+    root=None,      # path of the data set, where it is elsewhere now; None: as noted
+    leave_out=None, # path of the list of views not to be used, where it is elsewhere now; None: as noted
 )->DataFolder:
     "The data that a campaign was trained on; ValueError if nobody noted where it is, or if it is not there."
-    tasks, path = tuple(campaign_tasks(out).values()), Path(out)/'data.json'
-    noted = json.loads(path.read_text(encoding='utf-8')) if path.exists() else {}
-    if not (root or noted): raise ValueError(f'{out}: it does not say where its data is: name the folder of the data set')
-    if not root and not Path(noted['root']).is_dir(): raise ValueError(f"{out}: its data was in {noted['root']}, which is not there: name the folder of the data set")
-    return DataFolder(str(root or noted['root']), tasks, noted.get('size'), noted.get('leave_out'))
+    tasks, held = tuple(campaign_tasks(out).values()), {}
+    if (path := Path(out)/'data.json').exists():
+        try: held = json.loads(path.read_text(encoding='utf-8'))
+        except ValueError: raise ValueError(f'{path}: it is damaged, for it is not JSON') from None
+    place = root or held.get('root')
+    if not place: raise ValueError(f'{out}: it does not say where its data is: name the folder of the data set')
+    if not (root or Path(place).is_dir()): raise ValueError(f'{out}: its data was in {place}, which is not there: name the folder of the data set')
+    return DataFolder(str(place), tasks, held['size'] if 'size' in held else _pixels(out), str(leave_out) if leave_out else held.get('leave_out'))
+
+def _pixels(out):
+    "The size (H, W) of a campaign's images, or None."
+    about = json.loads((Path(out)/'campaign.json').read_text(encoding='utf-8'))
+    return tuple(about['data']['test']['shape'][1:]) if about.get('data') else None
 
 # %% ../nbs/14_assignment.ipynb #d66cb356
 @dataclass(frozen=True)
@@ -130,7 +139,7 @@ def _costs(net, job, data, settings):
     standard = _network(job | dict(size=1, injected=''), data, settings)
     return dict(parameters=parameters(net), multiply_adds=multiply_adds(net, (net.channels, *shape[1:])), snt=float(inference_cost(net, standard, shape)))
 
-# %% ../nbs/14_assignment.ipynb #b3b0dc60
+# %% ../nbs/14_assignment.ipynb #222cb8eb
 def _train(job, data, folder, settings, say):
     "Trains one network; writes its weights, its tables and at last its record."
     if settings.threads: torch.set_num_threads(settings.threads)
@@ -142,8 +151,9 @@ def _train(job, data, folder, settings, say):
     record = job | dict(tasks=[*job['tasks']], status=t.status, reason=t.reason or '', best_epoch=t.best_epoch, epochs=t.epoch)
     record |= dict(seconds=t.seconds, images_per_second=t.step*t.recipe.batch/max(t.seconds, 1e-9)) | _costs(t.net, job, data, settings)
     record |= dict(device=str(t.device), threads=torch.get_num_threads(), probes=[*probes], versions=versions())
-    save(folder/'weights', t.net.state_dict(), dict(network=record['network'], seed=job['seed'], tasks=record['tasks'], size=job['size'], injected=job['injected']))
     tables = {n: p.table() for n, p in ({'balancing': balancing} | probes).items() if hasattr(p, 'table')}
+    record |= dict(rows={n: len(rows) for n, rows in tables.items()})
+    save(folder/'weights', t.net.state_dict(), dict(network=record['network'], seed=job['seed'], tasks=record['tasks'], size=job['size'], injected=job['injected']))
     losses = [(s, k, x) for s in SPLITS if (t.history.split == s).any() for k, x in t.losses_on(s).items()] if t.status == 'done' else []
     finish(folder, record, tables | dict(missing=t.missing, history=t.history, losses=pd.DataFrame(losses, columns=['split', 'task', 'loss'])))
     tidy(folder)

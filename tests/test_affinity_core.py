@@ -26,6 +26,16 @@ def test_pairwise_puts_taskonomy_s_tasks_first():
     assert list(t) == list(t.index) == ['S', 'D', 'own'] and (t.index.name, t.columns.name) == ('partner', 'target')
     assert t.loc['own', 'D'] == 1 and t.loc['D', 'own'] == 3 and np.isnan(np.diag(t)).all()
 
+@pytest.mark.parametrize('keys', [['a', 'a'], ['a', 1]])
+def test_pairwise_wants_names(keys):
+    with pytest.raises(ValueError, match='a table takes names, each of them once'): pairwise(np.ones((2, 2)), keys)
+
+def test_infinity_is_not_a_score():
+    with pytest.raises(ValueError, match='D with S is inf; what is undefined is NaN'): of(pairwise([[0, np.inf], [0, 0]], 'SD'), range=(-np.inf, np.inf))()
+
+def test_the_name_of_the_table_of_costs_is_taken():
+    with pytest.raises(ValueError, match='the name of the table of costs'): Score('costs', None, 'Costs', True, 'nothing', (0, 1))
+
 def test_pairwise_takes_tensors_and_leaves_them():
     x = torch.ones(2, 2, requires_grad=True)
     assert pairwise(x, 'SD').loc['S', 'D'] == 1 and x[0, 0] == 1
@@ -101,13 +111,17 @@ def test_networks_that_cannot_serve(networks, why):
     made = {k: get_model('small', n[0], injected=n[2:] or None) for k, n in networks.items()}
     with pytest.raises(ValueError, match=why): check_networks(made)
 
+@pytest.mark.parametrize('networks, why', [([1, 2], 'given as a list, not as a dictionary'), ({'S': torch.nn.Linear(1, 1), 'D': 1}, "task 'S': its network is a Linear, not a MultiTaskNet")])
+def test_what_is_no_network(networks, why):
+    with pytest.raises(ValueError, match=why): check_networks(networks)
+
 def test_views_are_nested_and_spread():
     small, large = chosen_views(1000, 50), chosen_views(1000, 200)
     assert set(small) < set(large) and (np.diff(small) > 0).all() and small.min() < 100 and small.max() > 900
     assert list(chosen_views(5)) == list(range(5)) and len(chosen_views(5000)) == 2048
     assert set(chosen_views(1000, 50, 1)) != set(small)
 
-@pytest.mark.parametrize('images', [0, 11, 2.5, -1])
+@pytest.mark.parametrize('images', [0, 11, 2.5, -1, True])
 def test_views_that_are_not_there(images):
     with pytest.raises(ValueError, match=f'{images} images are wanted, and there are 10'): chosen_views(10, images)
 

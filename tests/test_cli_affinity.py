@@ -45,7 +45,8 @@ def test_json(call, copied):
 
 def test_a_score_that_was_asked_for_and_lacks_something(call, copied):
     told = call('affinity', 'run', '--scores', 'RSA,LI')
-    assert told.returncode == 1 and 'RSA: Representation' in told.stdout and told.stderr.splitlines()[-1] == 'its_a_match: LI lacks 2 networks: D<E, E<D'
+    assert told.returncode == 1 and 'RSA: Representation' in told.stdout and told.stderr.splitlines()[-1] == 'its_a_match: LI lacks 2 networks: D<E, E<D (seed 0)'
+    assert "  its_a_match affinity run --scores RSA,LI --train" in told.stdout
 
 def test_a_score_of_one_s_own(program, copied, tmp_path):
     (tmp_path/'mine.py').write_text(OWN)
@@ -63,10 +64,21 @@ def test_options(call, copied):
     assert json.loads(held.loc['RSA', 'options']) == dict(images=5, layer='encoder.layers.0', precision='bf16')
     assert json.loads(held.loc['IAS', 'options']) == dict(images=5, attribution='Saliency', precision='bf16') and held.loc['IAS', 'forward'] == 10
 
+def test_joint_networks_by_choice(call, copied):
+    told = call('affinity', 'run', '--joint', 'all')
+    assert told.returncode == 0 and 'IAS: ' in told.stdout and 'GS: ' in told.stdout
+    held = pd.read_csv(copied/'affinity'/'seed-0'/'costs.csv').set_index('score')
+    assert json.loads(held.loc['GS', 'options']) == dict(joint='all') and held.loc['IAS', 'options'] == '{}'
+
+@pytest.mark.parametrize('option', [('--images', 100000), ('--layer', 'nosuch'), ('--attribution', 'Magic')])
+def test_an_option_that_cannot_be_fails(call, copied, option):
+    told = call('affinity', 'run', *option)
+    assert told.returncode == 1 and 'TD: ' in told.stdout and str(option[1]) in told.stderr.splitlines()[-1]
+
 @pytest.mark.parametrize('args, status, why', [
     (('nowhere',), 1, 'nowhere: there is no campaign.json in it'), (('run', '--scores', 'ABC'), 1, "score 'ABC': it is none of TD"),
     (('run', '--scores', 'RSA', '--layer', 'encoder.99'), 1, 'encoder.99'), (('run', '--scores', 'IAS', '--attribution', 'Guess'), 1, 'Guess'),
-    (('run', '--scores', 'RSA', '--images', 100000), 1, '100000 images are wanted'), (('run', '--seeds', 'a'), 2, "'a' is not a list of numbers"),
+    (('run', '--scores', 'RSA', '--images', 100000), 1, '100000 images are wanted'), (('run', '--seeds', 'a'), 2, "'a' is not a list of numbers"), (('run', '--seeds', ''), 2, "'' is not a list of numbers"),
     (('run', '--joint', 'some'), 2, 'some'), (('run', '--scores', 'RSA', '--data', 'nowhere'), 1, 'nowhere'), ((), 2, 'Missing argument')])
 def test_bad_input(call, copied, args, status, why):
     told = call('affinity', *args)

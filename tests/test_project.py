@@ -69,6 +69,10 @@ def test_readme_is_current(root, tmp_path):
     assert (tmp_path/'README.md').read_text() == (root/'README.md').read_text(), 'run make readme'
     assert differing(files(tmp_path/'nbs/images', 'readme_*'), files(root/'nbs/images', 'readme_*')) == [], 'run make readme'
 
+def test_readme_leaves_code_as_it_is():
+    assert pages.relinked("see [`a`](a.ipynb), `d['a']({})` and\n```python\nd['a']({1: 2})\n```\n[b](../b.md)") == \
+        "see [`a`](nbs/a.ipynb), `d['a']({})` and\n```python\nd['a']({1: 2})\n```\n[b](b.md)"
+
 def test_markdown_links(root, tracked):
     "Links between the repository's own files lead somewhere."
     links = [(p, o) for p in tracked if p.suffix == '.md' for o in re.findall(r'\]\(([^)\s]+)\)', p.read_text(encoding='utf-8'))]

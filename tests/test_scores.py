@@ -3,7 +3,7 @@ import json, shutil
 
 import numpy as np, pandas as pd, pytest, torch
 
-from its_a_match.affinity import SCORES, GradientProbe, RunEvidence, compute, lacking, needed, read_scores, score_run, train_lacking
+from its_a_match.affinity import SCORES, GradientProbe, RunEvidence, Score, compute, lacking, needed, pairwise, read_scores, score_run, train_lacking
 from its_a_match.archive import collect
 from its_a_match.campaign import load_network, named, plan, run
 from its_a_match.memory import MemoryDataset
@@ -38,7 +38,7 @@ def copied(trained, tmp_path): return shutil.copytree(trained, tmp_path/'run')
 def test_what_scores_need():
     keys = 'seg', 'depth', 'mood'
     assert needed(SCORES['TD'], keys) == [] and needed(SCORES['RSA'], keys) == ['seg', 'depth', 'mood']
-    assert needed(SCORES['GT'], keys) == ['seg+depth', 'seg+mood', 'depth+mood'] and needed(SCORES['GT'], keys, 'all') == ['seg+depth+mood']
+    assert needed(SCORES['GT'], keys) == ['seg+depth', 'seg+mood', 'depth+mood'] and needed(SCORES['GT'], keys, joint='all') == ['seg+depth+mood']
     assert needed(SCORES['LI'], keys)[3:] == ['seg<depth', 'seg<mood', 'depth<seg', 'depth<mood', 'mood<seg', 'mood<depth']
 
 def test_a_campaign_names_what_it_lacks(trained):
@@ -105,18 +105,64 @@ def test_a_damaged_network_costs_its_scores_alone(copied):
     scored = score_run(copied, 'RSA,GS', [0], DATA, 'cpu')
     assert 'GS' in scored.tables[0] and 'weights' in scored.lacking['RSA']
 
+@pytest.mark.parametrize('text, why', [
+    ('', 'damaged'), ('epoch,step\n1,2\n', "it has no column 'partner'"), (None, 'it has 4 of 8 rows'), ('cut', 'its last row is cut off')])
+def test_damaged_probes_are_named(copied, text, why):
+    path = copied/'networks'/'seg+depth'/'seed-0'/'gradients.csv'
+    whole = path.read_text()
+    network = copied/'networks'/'seg+depth'/'seed-0'/'network.json'
+    rows = json.loads(network.read_text())['rows']['gradients']
+    assert rows == len(whole.splitlines()) - 1 == 4
+    path.write_text(text if text in ('', 'epoch,step\n1,2\n') else whole[:-60] if text == 'cut' else '\n'.join(whole.splitlines()[:3]) + '\n')
+    scored = score_run(copied, 'GS,RSA', [0], DATA, 'cpu')
+    assert 'RSA' in scored.tables[0] and str(path) in scored.lacking['GS'] and why.replace('4 of 8', '2 of 4') in scored.lacking['GS']
+
+@pytest.mark.parametrize('file, text, score, why', [
+    ('networks/seg/seed-0/losses.csv', 'split,task,loss\ntest,seg,abc\n', 'LI', "losses.csv: it is damaged, for loss is 'abc' in row 1"),
+    ('networks/seg/seed-0/losses.csv', '', 'LI', 'losses.csv: it is damaged')])
+def test_other_damaged_files_are_named(copied, file, text, score, why):
+    (copied/file).write_text(text)
+    with pytest.raises(ValueError, match=why): RunEvidence(copied, 0, DATA).losses
+
+@pytest.mark.parametrize('file, text, why', [('campaign.json', '{}', 'campaign.json: it is damaged'), ('affinity/seed-0/costs.csv', 'a,b\n', "costs.csv: it is damaged, for it has no column 'score'")])
+def test_a_damaged_folder_is_named(copied, file, text, why):
+    score_run(copied, 'RSA', [0], DATA, 'cpu')
+    (copied/file).write_text(text)
+    with pytest.raises(ValueError, match=why): score_run(copied, 'RSA', [0], DATA, 'cpu')
+
+def test_a_network_that_diverged_is_not_asked_for_again(copied):
+    path = copied/'networks'/'seg+mood'/'seed-0'/'network.json'
+    path.write_text(json.dumps(json.loads(path.read_text()) | dict(status='diverged', reason='the training loss of seg')))
+    lack = lacking(copied, 'GS', [0])
+    assert lack.values.tolist() == [['GS', 'seg+mood', 0, 'diverged']]
+    train_lacking(copied, lack, DATA, **MADE)
+    assert score_run(copied, 'GS', [0], DATA, 'cpu').lacking['GS'] == 'GS cannot do without the network seg+mood, which diverged (seed 0)'
+
+def test_what_is_attributed_is_an_option(copied):
+    one, two = (score_run(copied, 'IAS', [0], DATA, 'cpu', options={'IAS': dict(of=of)})['IAS'] for of in ('predicted', 'sum'))
+    assert not one.equals(two) and one.loc['depth', 'mood'] == two.loc['depth', 'mood']
+
+@pytest.mark.parametrize('wrong, why', [
+    (lambda tasks: tasks[99], 'MINE: it does not run (IndexError: tuple index out of range)'), (lambda tasks: 3, "score 'MINE': it gives a int, not a pairwise table; `pairwise` makes one"),
+    (lambda tasks: pairwise(np.zeros((2, 2)), 'AB'), 'MINE: its table is of A, B, and the tasks are seg, depth, mood')])
+def test_a_wrong_score_costs_no_other(copied, wrong, why):
+    SCORES['MINE'] = Score('MINE', wrong, 'Mine', True, 'nothing', (-1, 1))
+    try: scored = score_run(copied, 'MINE,RSA', [0], DATA, 'cpu')
+    finally: del SCORES['MINE']
+    assert scored.lacking == {'MINE': why} and list(scored.tables[0]) == ['RSA']
+
 # what is saved
 
 @pytest.fixture(scope='module')
 def scored(trained, tmp_path_factory):
     out = shutil.copytree(trained, tmp_path_factory.mktemp('scored')/'run')
-    return out, score_run(out, None, None, DATA, 'cpu', options={'RSA': dict(images=12), 'GS': dict(of='all')})
+    return out, score_run(out, None, None, DATA, 'cpu', options={'RSA': dict(images=12), 'GS': dict(joint='all')})
 
 def test_tables_of_every_seed_and_their_mean(scored):
     out, s = scored
     assert set(s.tables) == {0, 1} and set(s.tables[0]) == {'IAS', 'RSA', 'CKA', 'GS', 'GT'} and set(s.lacking) == {'TD', 'LI'}
     np.testing.assert_allclose(s['RSA'], (s.tables[0]['RSA'] + s.tables[1]['RSA'])/2)
-    assert "task 'seg'" in s.lacking['TD'] and 'LI lacks 6 networks: seg<depth' in s.lacking['LI']
+    assert "task 'seg'" in s.lacking['TD'] and s.lacking['LI'] == 'LI lacks 6 networks: seg<depth, seg<mood, depth<seg, depth<mood, mood<seg, mood<depth (seed 0)'
     with pytest.raises(ValueError, match='LI lacks'): s['LI']
 
 def test_saved_tables_are_those_computed(scored):
@@ -133,6 +179,7 @@ def test_costs(scored):
     assert c.loc['RSA', ['forward', 'backward', 'networks']].tolist() == [3*12, 0, 3] and c.loc['IAS', ['forward', 'backward']].tolist() == [3*24, 3*24]
     assert c.loc['GS', 'networks'] == 1 and c.loc['GT', 'networks'] == 3 and (c.training_seconds > 0).all()
     assert c.loc['GT', 'forward'] == 3*2*8*3  # 3 networks, 2 epochs, batches of 8: once as they are and once after each of two steps
+    assert c.loc['GS', ['forward', 'backward']].tolist() == [2*8, 2*8*3] and c.loc['GS', 'seconds'] < c.loc['GT', 'seconds']
     assert json.loads(c.loc['RSA', 'options']) == dict(images=12) and (c.device == 'cpu').all()
 
 def test_a_score_computed_anew_replaces_its_row_alone(scored, tmp_path):

@@ -23,7 +23,7 @@ from ..batches import batches
 from ..measuring import only
 from ..tasks import LETTERS
 
-# %% ../../nbs/20_affinity.ipynb #94365a79
+# %% ../../nbs/20_affinity.ipynb #1cffeb36
 def in_columns(
     keys, # of tasks, in any order
 )->list:  # Taskonomy's letters first, in the order of the tables, then the others as given
@@ -34,14 +34,15 @@ def pairwise(
     values, # (T, T) array, `values[partner, target]`; what is on the diagonal is not looked at
     keys,   # of the T tasks
 )->pd.DataFrame: # rows `partner`, columns `target`, in the order of `in_columns`; diagonal NaN
-    "A table of affinity; ValueError if the numbers are not as many as the tasks ask for."
+    "A table of affinity; ValueError if the numbers are not as many as the tasks ask for, or a task comes twice."
     keys, values = list(keys), np.array(values.detach().cpu().tolist() if torch.is_tensor(values) else values, dtype=float)
+    if lack := [k for k in keys if not isinstance(k, str) or keys.count(k) > 1]: raise ValueError(f'task {lack[0]!r}: a table takes names, each of them once')
     if values.shape != (len(keys),)*2: raise ValueError(f"the {len(keys)} tasks {', '.join(keys)} take {len(keys)} times {len(keys)} numbers, not {values.shape}")
     np.fill_diagonal(values, np.nan)
     columns = in_columns(keys)
     return pd.DataFrame(values, pd.Index(keys, name='partner'), pd.Index(keys, name='target')).loc[columns, columns]
 
-# %% ../../nbs/20_affinity.ipynb #af968042
+# %% ../../nbs/20_affinity.ipynb #985efefb
 NEEDS = ('nothing', 'single-task networks', 'joint networks', 'extra training')
 
 @dataclass(frozen=True, repr=False)
@@ -54,8 +55,10 @@ class Score:
     needs:str        # one of `NEEDS`
     range:tuple      # lowest and highest value there can be
     paper:str=''     # where it comes from
+    networks:Callable=None # gives the names of the networks it needs trained, of the keys of all tasks; None: what `needs` says, without anything extra
 
     def __post_init__(self):
+        if self.name == 'costs': raise ValueError("score 'costs': this is the name of the table of costs; choose another")
         if self.needs not in NEEDS: raise ValueError(f"score {self.name!r}: it needs {self.needs!r}, which is none of {', '.join(NEEDS)}")
         if not self.name.replace('-', '_').isidentifier(): raise ValueError(f'score {self.name!r}: its name cannot be that of a file')
         if not self.range[0] < self.range[1]: raise ValueError(f'score {self.name!r}: its range {self.range} is not from low to high')
@@ -66,7 +69,7 @@ class Score:
         "The evidence that it is computed from."
         return [n for n, p in inspect.signature(self.compute).parameters.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
-# %% ../../nbs/20_affinity.ipynb #7e7afa5c
+# %% ../../nbs/20_affinity.ipynb #af85e0ba
 def _wrong(score, table):
     "What is wrong with the table of a score, or None."
     if not isinstance(table, pd.DataFrame): return f'it gives a {type(table).__name__}, not a pairwise table; `pairwise` makes one'
@@ -76,6 +79,7 @@ def _wrong(score, table):
     at = lambda bad: '{1} with {0}'.format(*(table.index[i] for i in np.argwhere(bad)[0]))
     low, high = score.range
     slack = 1e-6*max(1, *(abs(b) for b in score.range if np.isfinite(b)), 0)
+    if (bad := np.isinf(values)).any(): return f'{at(bad)} is {values[bad][0]:g}; what is undefined is NaN'
     if (bad := (values < low - slack) | (values > high + slack)).any(): return f'{at(bad)} is {values[bad][0]:g}, which is not from {low} to {high}'
     if score.symmetric and (bad := ~np.isclose(values, values.T, 1e-5, 1e-6, equal_nan=True)).any():
         return f'{at(bad)} is {values[bad][0]:g}, the other way round it is {values.T[bad][0]:g}, and the score is said to be symmetric'
@@ -87,7 +91,7 @@ def __call__(self:Score, *args, **options)->pd.DataFrame: # pairwise table
     if why := _wrong(self, table): raise ValueError(f'score {self.name!r}: {why}')
     return table.rename_axis(index='partner', columns='target')
 
-# %% ../../nbs/20_affinity.ipynb #5879fec2
+# %% ../../nbs/20_affinity.ipynb #5f527aa3
 SCORES = {}  # short name -> `Score`
 
 def score(
@@ -97,12 +101,13 @@ def score(
     symmetric,   # whether partner and target can be exchanged
     range=(-np.inf, np.inf), # lowest and highest value there can be
     paper='',    # where it comes from
+    networks=None, # as for `Score`
 ):               # a decorator, which leaves the function as it is
     "Registers a function as a score, in place of one of the same function name, if there is; ValueError if another has the name, or as `Score` raises it."
     def register(compute):
         held = SCORES.get(name)
         if held and held.compute.__qualname__ != compute.__qualname__: raise ValueError(f'score {name!r}: there is one already, {held.label}; choose another name')
-        SCORES[name] = Score(name, compute, label, symmetric, needs, tuple(range), paper)
+        SCORES[name] = Score(name, compute, label, symmetric, needs, tuple(range), paper, networks)
         return compute
     return register
 
@@ -137,14 +142,16 @@ def _taken(evidence, score, options):
     if lack := [n for n, v in given.items() if v is None]: raise ValueError(f'score {score.name!r}: it takes {lack[0]}, and there are none')
     return given
 
-# %% ../../nbs/20_affinity.ipynb #e7c0eb7d
+# %% ../../nbs/20_affinity.ipynb #a1809c09
 def check_networks(
     networks, # {key: `MultiTaskNet`}
     least=2,  # how many there must be
 )->dict:      # in the order of `in_columns`
     "The networks, if each has learned its task from the image alone; ValueError names the one that has not."
+    if not isinstance(networks, dict): raise ValueError(f'networks are given as a {type(networks).__name__}, not as a dictionary from tasks to networks')
     if len(networks) < least: raise ValueError(f"{least} networks are needed, and there {'is' if len(networks) == 1 else 'are'} {len(networks)}")
     for k, net in networks.items():
+        if not hasattr(net, 'encode'): raise ValueError(f'task {k!r}: its network is a {type(net).__name__}, not a MultiTaskNet')
         if k not in net.tasks: raise ValueError(f"task {k!r}: its network has only {', '.join(net.tasks)}")
         if net.injected is not None: raise ValueError(f'task {k!r}: its network is given the label of {net.injected.key}, so it does not look at the image alone')
     return {k: networks[k] for k in in_columns(networks)}
@@ -164,7 +171,7 @@ def autocast(
     if precision not in ('fp32', 'bf16'): raise ValueError(f'precision {precision!r}: choose fp32 or bf16')
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16')
 
-# %% ../../nbs/20_affinity.ipynb #75d7e8f9
+# %% ../../nbs/20_affinity.ipynb #1bd3649d
 IMAGES = 2048  # where nobody says how many
 
 def chosen_views(
@@ -174,7 +181,7 @@ def chosen_views(
 ):               # their indices in ascending order, int (images,)
     "Which views are looked at; ValueError if there are not so many."
     if images is None: images = min(n, IMAGES)
-    if not (isinstance(images, (int, np.integer)) and 0 < images <= n): raise ValueError(f'{images!r} images are wanted, and there are {n}')
+    if isinstance(images, bool) or not (isinstance(images, (int, np.integer)) and 0 < images <= n): raise ValueError(f'{images!r} images are wanted, and there are {n}')
     return np.sort(np.random.default_rng(draw).permutation(n)[:images])
 
 def image_batches(

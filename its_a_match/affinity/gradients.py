@@ -25,8 +25,8 @@ from ..callbacks import Callback
 from ..models import MultiTaskNet, _fit
 from ..tasks import network_name, parse_network
 
-# %% ../../nbs/25_gradients.ipynb #c2009869
-COLUMNS = ['epoch', 'step', 'partner', 'target', 'GS', 'GT', 'loss', 'seconds', 'forward', 'backward']
+# %% ../../nbs/25_gradients.ipynb #87361a94
+COLUMNS = ['epoch', 'step', 'partner', 'target', 'GS', 'GT', 'loss', 'seconds', 'forward', 'backward', 'seconds_GS', 'forward_GS']
 
 class GradientProbe(Callback):
     "Measures gradient similarity and transference of each two tasks while their network trains (*Match*, Table 7, equations 4 and 5)."
@@ -46,7 +46,7 @@ class GradientProbe(Callback):
     @property
     def options(self)->dict: return {k: getattr(self, k) for k in ('every', 'batches', 'look_ahead', 'step')}
 
-# %% ../../nbs/25_gradients.ipynb #fb121193
+# %% ../../nbs/25_gradients.ipynb #cab54f48
 WAYS = 'sgd', 'optimizer', 'first-order', None
 
 def _wrong(p):
@@ -54,7 +54,7 @@ def _wrong(p):
     number = lambda x, *kinds: isinstance(x, kinds) and not isinstance(x, bool)
     if not (number(p.every, int, float) and 0 < p.every < float('inf') and any(x >= 1 and abs(x - round(x)) < 1e-6*x for x in (p.every, 1/p.every))):
         return f'every is {p.every!r}, neither a whole number of epochs nor a fraction 1/n of one'
-    if not (number(p.batches, int) and p.batches >= 1): return f'batches is {p.batches!r}, not a whole number from 1'
+    if not (number(p.batches, int, np.integer) and p.batches >= 1): return f'batches is {p.batches!r}, not a whole number from 1'
     if p.look_ahead not in WAYS: return f"look_ahead is {p.look_ahead!r}, none of {', '.join(map(repr, WAYS))}"
     if p.step is None: return
     if p.look_ahead not in ('sgd', 'first-order'): return f'look_ahead {p.look_ahead!r} takes no step, and it is {p.step!r}'
@@ -160,11 +160,12 @@ def first_order(
     still = (norms == 0) | (norms == 0)[:, None]
     return torch.where(still, 0, step*cosine*norms*norms[:, None]/losses).clamp(max=1)
 
-# %% ../../nbs/25_gradients.ipynb #c180f8c8
+# %% ../../nbs/25_gradients.ipynb #cd966b48
 def measure_gradients(
     t,                # the training: a batch, `net`, `task_losses`, `optimizer`, `accelerator`
     look_ahead='sgd', # as for `GradientProbe`
     step=None,        # as for `GradientProbe`
+    midway=None,      # called when GS is known and the look-ahead begins
 )->tuple:             # losses (T,), GS (T, T), GT (T, T), `[partner, target]`: float64, on the CPU, NaN where undefined
     "GS and GT of a network's tasks on the batch of a training step (*Match*, equations 4 and 5 before the mean); the training stays as it is."
     ids, step = {id(p) for p in t.net.shared_parameters()}, step or t.optimizer.param_groups[0]['lr']
@@ -174,6 +175,7 @@ def measure_gradients(
     gradients = _gradients(t, losses, labels.tolist(), [*shared.values()])
     GS, norms = cosines(torch.stack([_flat(g) for g in gradients]))
     L, GT = before.double().cpu(), torch.full_like(GS, torch.nan)
+    if midway: midway()
     if look_ahead == 'first-order': GT = first_order(GS, norms, L, step)
     elif look_ahead:
         moves = labels & norms.isfinite() & (len(shared) > 0) & ((norms > 0) | (look_ahead == 'optimizer'))
@@ -182,7 +184,7 @@ def measure_gradients(
     GT = GT.where(labels & labels[:, None] & (L > 0) & norms.isfinite()[:, None] & GT.isfinite(), torch.nan)
     return L.where(labels, torch.nan), GS, GT
 
-# %% ../../nbs/25_gradients.ipynb #f72d64e7
+# %% ../../nbs/25_gradients.ipynb #d31d1468
 @patch
 def before_fit(self:GradientProbe, t):
     self.keys = _keys(t)
@@ -193,9 +195,11 @@ def before_fit(self:GradientProbe, t):
 def before_step(self:GradientProbe, t):
     if len(self.keys) < 2 or t.step % t.per_epoch not in self.steps(t.epoch, t.per_epoch): return
     if t.device.type == 'cuda': torch.cuda.synchronize(t.device)
-    start, n, T = time.perf_counter(), t.accelerator.num_processes, len(self.keys)
-    with counted([t.net]) as images: loss, GS, GT = measure_gradients(t, self.look_ahead, self.step)
-    cost = [x/(T*T - T) for x in (time.perf_counter() - start, n*images.forward, n*images.backward)]
+    start, n, T, alone = time.perf_counter(), t.accelerator.num_processes, len(self.keys), []
+    with counted([t.net]) as images:
+        midway = lambda: alone.extend((time.perf_counter() - start, n*images.forward))
+        loss, GS, GT = measure_gradients(t, self.look_ahead, self.step, midway)
+    cost = [x/(T*T - T) for x in (time.perf_counter() - start, n*images.forward, n*images.backward, *alone)]
     self.rows += [[t.epoch, t.step, b, a, GS[b, a].item(), GT[b, a].item(), loss[a].item(), *cost] for b in range(T) for a in range(T) if a != b]
 
 # %% ../../nbs/25_gradients.ipynb #6b0b28a4
@@ -219,23 +223,23 @@ def load(self:GradientProbe,
         if (new := self.options[k]) != old: raise ValueError(f'gradients: this training was begun with {k}={old!r}, not {new!r}')
     self.keys, self.rows = list(state['keys']), [[int(e), int(s), int(b), int(a), *rest] for e, s, b, a, *rest in state['rows'].tolist()]
 
-# %% ../../nbs/25_gradients.ipynb #6f90e20b
-def _networks(probes, of):
+# %% ../../nbs/25_gradients.ipynb #2d82fbad
+def _networks(probes, joint):
     "Tasks in column order, and {the tasks of a network: its name} of those that are asked for; ValueError names those that lack."
     if lack := [c for c in ('network', *COLUMNS[:6]) if c not in probes.columns]: raise ValueError(f'gradient probes: their table has no column {lack[0]!r}')
-    if of not in ('pairs', 'all'): raise ValueError(f"gradient probes of {of!r}: choose 'pairs' or 'all'")
+    if joint not in ('pairs', 'all'): raise ValueError(f"joint networks {joint!r}: choose pairs or all")
     keys   = in_columns(probes.partner.drop_duplicates())
     parsed = {n: parse_network(n, keys) for n in probes.network.drop_duplicates() if '<' not in n}
     found  = {p.tasks: n for n, p in parsed.items() if p.size == 1 and not p.variant}
     if not keys: raise ValueError('gradient probes: there are none')
-    wanted = [tuple(keys)] if of == 'all' else list(combinations(keys, 2))
+    wanted = [tuple(keys)] if joint == 'all' else list(combinations(keys, 2))
     if lack := [network_name(w, columns=keys) for w in wanted if w not in found]:
         raise ValueError(f"gradient probes: there are none of the network{'s'*(len(lack) > 1)} {', '.join(lack)}")
     return keys, [found[w] for w in wanted]
 
-def _over_epochs(probes, of, column):
+def _over_epochs(probes, joint, column):
     "Pairwise table of a column: its mean within each epoch, and of these the mean."
-    keys, networks = _networks(probes, of)
+    keys, networks = _networks(probes, joint)
     values = pd.DataFrame(np.nan, keys, keys)
     for name in networks:
         rows = probes[probes.network == name]
@@ -254,19 +258,19 @@ def _undefined(rows, column):
     n, total = Counter(i[-1] for i in whole | single), rows.groupby(at).ngroups
     return ' and '.join(f'{n[k]} of {total} probes of {k}' for k in in_columns(n))
 
-# %% ../../nbs/25_gradients.ipynb #6c39b080
+# %% ../../nbs/25_gradients.ipynb #c481359d
 @score('GS', label='Gradient similarity', needs='joint networks', symmetric=True, range=(-1, 1), paper='Match, Table 7, equation 4; Fifty et al. 2021')
 def gradient_similarity(
     probes,     # what probes measured: `GradientProbe.table()` of each network, with a column `network`, its name; and `seed` if there are several
-    of='pairs', # whose gradients: of each pair's own joint network, or of the one network of 'all' tasks
+    joint='pairs', # whose gradients: of each pair's own joint network, or of the one network of 'all' tasks
 )->pd.DataFrame: # pairwise table, −1 to 1
     "Mean cosine of two tasks' gradients of the shared weights (*Match*, Table 7, equation 4). ValueError names networks that lack; a warning tells of undefined values."
-    return _over_epochs(probes, of, 'GS')
+    return _over_epochs(probes, joint, 'GS')
 
 @score('GT', label='Gradient transference', needs='joint networks', symmetric=False, range=(-np.inf, 1), paper='Match, Table 7, equation 5; Fifty et al. 2021')
 def gradient_transference(
     probes,     # as for `gradient_similarity`
-    of='pairs', # as for `gradient_similarity`
+    joint='pairs', # as for `gradient_similarity`
 )->pd.DataFrame: # pairwise table, −∞ to 1
     "Mean share of a target's loss that a step for the partner takes away (*Match*, Table 7, equation 5). ValueError and warnings as `gradient_similarity`."
-    return _over_epochs(probes, of, 'GT')
+    return _over_epochs(probes, joint, 'GT')

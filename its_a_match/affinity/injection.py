@@ -36,7 +36,7 @@ def _loss(losses, network, task):
     if loss < 0: raise ValueError(f'network {network!r} has the loss {loss:g} for task {task!r}, and label injection is a ratio of losses that are at least 0')
     return loss
 
-# %% ../../nbs/24_injection.ipynb #b3498cc6
+# %% ../../nbs/24_injection.ipynb #02d89ed3
 def injection_networks(
     tasks,   # keys of the tasks, in the order of the columns
 )->dict:     # {(target, partner): name}; partner '' where no label is injected
@@ -44,7 +44,8 @@ def injection_networks(
     tasks = list(tasks)
     return {(a, b): network_name([a], injected=b, columns=tasks) for a, b in [*((a, '') for a in tasks), *permutations(tasks, 2)]}
 
-@score('LI', label='Label injection', needs='extra training', symmetric=False, range=(-1, np.inf), paper='Match, Table 7, equation 3')
+@score('LI', label='Label injection', needs='extra training', symmetric=False, range=(-1, np.inf), paper='Match, Table 7, equation 3',
+       networks=lambda tasks: injection_networks(tasks).values())
 def label_injection(
     losses, # test losses of the networks: index `network` ('S', 'S<D', …), `cost` and one column per task; ≥ 0
 )->pd.DataFrame: # pairwise table, in −1 to ∞; NaN where the network with the label has the loss 0

@@ -136,7 +136,7 @@ def ranks(
     found = (first.double() + (many + 1)/2).repeat_interleave(many)
     return torch.empty_like(found).scatter_(0, order, found)
 
-# %% ../../nbs/23_representation.ipynb #9c433bfd
+# %% ../../nbs/23_representation.ipynb #694565d7
 CORRELATIONS = ('spearman', 'pearson', 'kendall')
 
 def _line(values, correlation):
@@ -153,7 +153,7 @@ def _cosines(lines):
         part = torch.stack([l[i:i + 2**18].to(lines[0].device) for l in lines]).double()
         products = products + part @ part.T
     norms = products.diag().sqrt()
-    return products/torch.outer(norms, norms)
+    return (products/torch.outer(norms, norms)).clamp(-1, 1)
 
 def _kendall(lines):
     "Kendall's τ-b of every two of T lines of numbers, (T, T) float64."

@@ -21,7 +21,7 @@ def train(out, data):
 
 def tables(out, data):
     "All scores, those of gradients also by the one network of all tasks, and what they cost."
-    joint  = score_run(out, ['GS', 'GT'], [0], data, options=dict.fromkeys(['GS', 'GT'], dict(of='all')))
+    joint  = score_run(out, ['GS', 'GT'], [0], data, options=dict.fromkeys(['GS', 'GT'], dict(joint='all')))
     scored = score_run(out, None, [0], data, say=print)
     if lost := joint.lacking | scored.lacking: sys.exit('\n'.join(lost.values()))
     for name, table in scored.tables[0].items(): table.to_csv(OUT/f'{name}.csv', float_format='%.5g')
