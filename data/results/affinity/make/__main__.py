@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pandas as pd
+import torch
 
 import attribution, gradients, injection, representation
 from its_a_match.affinity import GradientProbe, score_run
@@ -31,6 +32,7 @@ def tables(out, data):
 if __name__ == '__main__':
     if len(sys.argv) != 3: sys.exit(__doc__)
     folder, data = map(Path, sys.argv[1:])
+    torch.set_num_threads(1)  # sums of another number of threads differ in their last digits
     train(folder, data)
     tables(folder, data)
     for part in (attribution, representation, injection, gradients): part.make(folder, data, OUT)
