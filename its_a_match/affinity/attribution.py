@@ -170,7 +170,7 @@ def attribution_map(
     maps = _mapper(net, task, attribution, of, attribution_options, precision)
     with _frozen(net): return maps(images)
 
-# %% ../../nbs/22_attribution.ipynb #9f7b98e4
+# %% ../../nbs/22_attribution.ipynb #ae108c78
 def _as_tasks(keys, data, tasks):
     "For each key its `Task`, or the key itself where it is not known."
     known = {t.key: t for t in (*TASKONOMY, *getattr(data, 'tasks', ()), *(tasks or ()))}
@@ -178,13 +178,16 @@ def _as_tasks(keys, data, tasks):
 
 def _products(networks, data, images, draw, batch, tasks, options):
     "The products of the attribution maps of all networks, float64 (N, T, T)."
-    device, found = device_of(next(iter(networks.values()))), []
+    device, found, rows = device_of(next(iter(networks.values()))), [], torch.empty(0)
     mappers = [_mapper(net, t, **options) for net, t in zip(networks.values(), tasks)]
     with ExitStack() as stack:
         for net in networks.values(): stack.enter_context(_frozen(net))
         for x in image_batches(data, images, batch, device, draw):
-            rows = torch.stack([maps(x).to(device).movedim(1, -1).flatten(1) for maps in mappers], 1).double()
-            found.append(rows @ rows.mT)
+            for i, maps in enumerate(mappers):
+                m = maps(x).to(device).movedim(1, -1).flatten(1)
+                if len(rows) < len(m): rows = m.new_empty(len(m), len(mappers), m.shape[1], dtype=torch.float64)  # once, for new memory takes as long as a pass
+                rows[:len(m), i] = m
+            found.append(rows[:len(m)] @ rows[:len(m)].mT)
     return torch.cat(found).cpu().numpy()
 
 # %% ../../nbs/22_attribution.ipynb #0c46a568
