@@ -289,7 +289,8 @@ def test_odd_number_of_processes(root, store, processes):
 def script(code, root, store, **kwargs):
     "A program that has the data set `data` and calls `cached` on it, without the line `if __name__ == '__main__'`."
     code = f'''
-import sys, os
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # it is ignored where the tests run in the background
 from its_a_match.cache import cached
 from its_a_match.taskonomy import TaskonomyDataset
 data = TaskonomyDataset({str(root)!r}, None, size=16, require='any')
