@@ -9,7 +9,7 @@ __all__ = ['REASONS', 'needed', 'lacking', 'train_lacking', 'RunEvidence', 'Scor
            'centred_kernel_alignment', 'label_injection', 'GradientProbe', 'gradient_similarity',
            'gradient_transference']
 
-# %% ../../nbs/26_scores.ipynb #9cc63e50
+# %% ../../nbs/26_scores.ipynb #3cf45e12
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from fastcore.basics import patch
 
 from .core import COSTS, NEEDS, SCORES, Evidence, Score, compute, get_scores, pairwise, score, settling
 from .taxonomy import taxonomical_distance
@@ -92,11 +93,13 @@ def _joint(score, options):
     given = (options or {}).get(score.name, {})
     return {'joint': given['joint']} if score.needs == 'joint networks' and 'joint' in given else {}
 
-# %% ../../nbs/26_scores.ipynb #ed5a930d
+# %% ../../nbs/26_scores.ipynb #95dbaebd
+def _folder(out, data): return data if isinstance(data, DataFolder) else noted_data(out, data)
+
 def _source(out, data):
     "The data of a campaign as `run` takes it, with the arguments that belong to it."
     if isinstance(data, dict): return data, {}
-    held = data if isinstance(data, DataFolder) else noted_data(out, data)
+    held = _folder(out, data)
     return held.root, dict(size=held.size, leave_out=held.leave_out, tasks=held.tasks)
 
 def train_lacking(
@@ -115,12 +118,12 @@ def train_lacking(
         plans = [named(part.network, tasks, [seed]) for seed, part in lack[lack.reason == reason].groupby('seed')]
         if plans: run(pd.concat(plans), data, folder, probes={'gradients': GradientProbe}, **how)
 
-# %% ../../nbs/26_scores.ipynb #d975ec67
+# %% ../../nbs/26_scores.ipynb #22a77962
 def _test_views(out, data):
     "The test data set of a campaign; ValueError if it is another."
     if isinstance(data, dict): opened = data['test']
     else:
-        held   = data if isinstance(data, DataFolder) else noted_data(out, data)
+        held   = _folder(out, data)
         opened = cached(TaskonomyDataset(held.root, 'test', held.tasks, held.size, 'any', held.leave_out))
     about = json.loads((Path(out)/'campaign.json').read_text(encoding='utf-8'))['data']['test']
     found = fingerprint(opened, [])
@@ -128,6 +131,13 @@ def _test_views(out, data):
         raise ValueError(f"{out}: its networks were tested on other data, {about['views']} views of {about['shape']} values; this has {found['views']} of {found['shape']}")
     return opened
 
+def _test_losses(out, seed):
+    "The test losses of the networks of one seed."
+    held = collect(out)
+    if ('test', seed) not in held.index.droplevel('network'): raise ValueError(f'{out}: no network with seed {seed} is trained')
+    return held.loc[('test', seed)]
+
+# %% ../../nbs/26_scores.ipynb #1bfb7291
 def _probe_table(folder):
     "What a probe wrote, to the last bit; ValueError if something of it is missing."
     path, texts = folder/'gradients.csv', ['partner', 'target']
@@ -136,6 +146,14 @@ def _probe_table(folder):
     if len(table) != rows: raise ValueError(f'{path}: it is damaged, for it has {len(table)} of {rows} rows')
     return table
 
+def _probes(out, seed):
+    "What all probes of one seed wrote, with the name of the network."
+    plans  = pd.concat([Archive(h).plan() for h in _homes(out)])
+    found  = {n: f for n in plans[plans.seed == seed].network.unique() if (f := _probed(out, n, seed))}
+    if not found: raise ValueError(f'{out}: gradients were measured in none of its networks with seed {seed}')
+    return pd.concat([_probe_table(f).assign(network=n) for n, f in found.items()], ignore_index=True)
+
+# %% ../../nbs/26_scores.ipynb #5a32c7ba
 class RunEvidence:
     "What scores are computed from, out of the folder of a campaign; ValueError, when it is asked for, if something is not there."
     def __init__(self,
@@ -148,40 +166,31 @@ class RunEvidence:
     ):
         self.out, self.seed, self.model, self.options = Path(out), seed, model, options or {}
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
-        self.keys, self._place = list(campaign_tasks(out)), data
+        self.tasks, self.keys, self._place = tuple(campaign_tasks(out).values()), list(campaign_tasks(out)), data
 
     @cached_property
-    def tasks(self): return tuple(campaign_tasks(self.out).values())
-    @cached_property
     def data(self): return _test_views(self.out, self._place)
+    @cached_property
+    def losses(self): return _test_losses(self.out, self.seed)
+    @cached_property
+    def probes(self): return _probes(self.out, self.seed)
     @cached_property
     def networks(self):
         load = lambda k: load_network(self.out, network_name((k,), columns=self.keys), self.seed, model=self.model)
         return {k: load(k).to(self.device, memory_format=torch.channels_last) for k in self.keys}
-    @cached_property
-    def losses(self):
-        held = collect(self.out)
-        if ('test', self.seed) not in held.index.droplevel('network'): raise ValueError(f'{self.out}: no network with seed {self.seed} is trained')
-        return held.loc[('test', self.seed)]
 
-    @cached_property
-    def probes(self):
-        plans = pd.concat([Archive(h).plan() for h in _homes(self.out)])
-        found = {n: f for n in plans[plans.seed == self.seed].network.unique() if (f := _probed(self.out, n, self.seed))}
-        tables = [_probe_table(f).assign(network=n) for n, f in found.items()]
-        if not tables: raise ValueError(f'{self.out}: gradients were measured in none of its networks with seed {self.seed}')
-        return pd.concat(tables, ignore_index=True)
-
-    def cost(self,
-        score, # a `Score`
-    )->dict:   # networks, training_seconds; for joint networks also seconds, forward, backward of the probes
-        "What the score cost in training and while networks were trained; of a score whose networks were trained for others as well, all of it."
-        names, spent = needed(score, self.keys, **_joint(score, self.options)), {}
-        for a in map(Archive, _homes(self.out)): spent |= {n: a.record(n, self.seed)['seconds'] for n in names if _end(a, n, self.seed) == 'done'}
-        cost  = dict(networks=len(names), training_seconds=sum(spent[n] for n in names) if set(names) <= set(spent) else float('nan'))
-        if 'probes' not in score.takes: return cost
-        of, alone = self.probes[self.probes.network.isin(names)].sum(numeric_only=True), '_GS'*(score.name == 'GS')  # which needs no look-ahead
-        return cost | dict(seconds=of[f'seconds{alone}'], forward=of[f'forward{alone}'], backward=of['backward'])
+# %% ../../nbs/26_scores.ipynb #f464a062
+@patch
+def cost(self:RunEvidence,
+    score, # a `Score`
+)->dict:   # networks, training_seconds; for scores of probes also their seconds, forward, backward
+    "What the score cost in training and while networks were trained; of a score whose networks were trained for others as well, all of it."
+    names, spent = needed(score, self.keys, **_joint(score, self.options)), {}
+    for a in map(Archive, _homes(self.out)): spent |= {n: a.record(n, self.seed)['seconds'] for n in names if _end(a, n, self.seed) == 'done'}
+    cost  = dict(networks=len(names), training_seconds=sum(spent[n] for n in names) if set(names) <= set(spent) else float('nan'))
+    if 'probes' not in score.takes: return cost
+    of, alone = self.probes[self.probes.network.isin(names)].sum(numeric_only=True), '_GS'*(score.name == 'GS')  # which needs no look-ahead
+    return cost | dict(seconds=of[f'seconds{alone}'], forward=of[f'forward{alone}'], backward=of['backward'])
 
 # %% ../../nbs/26_scores.ipynb #229617a6
 @dataclass

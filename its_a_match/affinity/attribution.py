@@ -6,7 +6,7 @@
 __all__ = ['OF', 'ONE_PASS', 'total', 'predicted', 'centred', 'attributions', 'attribution_map', 'attribution_similarities',
            'input_attribution_similarity']
 
-# %% ../../nbs/22_attribution.ipynb #df92ffe6
+# %% ../../nbs/22_attribution.ipynb #dcc0213e
 import inspect
 import warnings
 from contextlib import ExitStack, contextmanager
@@ -16,6 +16,7 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 import torch
+from fastcore.meta import delegates
 from torch import nn
 
 from .core import autocast, check_networks, chosen_views, device_of, image_batches, pairwise, score
@@ -217,23 +218,18 @@ def attribution_similarities(
     columns = pd.MultiIndex.from_tuples([*combinations(networks, 2)], names=['partner', 'target'])
     return pd.DataFrame(values, pd.Index(chosen_views(len(data), images, draw), name='image'), columns)
 
-# %% ../../nbs/22_attribution.ipynb #39f35535
+# %% ../../nbs/22_attribution.ipynb #664003c6
 @score('IAS', 'Input attribution similarity', needs='single-task networks', symmetric=True, range=(-1, 1), paper='Match, Table 7, equation 1; Song et al. 2019')
+@delegates(attribution_similarities)
 def input_attribution_similarity(
     networks,      # {key: `MultiTaskNet` that has learned this task}; two or more
     data,          # data set, whose labels are not looked at, or images (N, 3, H, W) in 0..1
     images=None,   # how many; None: 2,048, or all if there are fewer
-    attribution='InputXGradient', # as for `attribution_map`
-    of='predicted', # as for `attribution_map`
-    attribution_options=None, # as for `attribution_map`
-    tasks=None,    # `Task`s of these keys, where neither the data has them nor Taskonomy
-    batch=64,      # images at a time
-    precision='fp32', # or 'bf16'
-    draw=0,        # which sample of images, as for `chosen_views`
+    **kwargs
 )->pd.DataFrame:   # pairwise table, symmetric, −1 to 1; NaN for a pair without an image that has two maps
     """The mean over images of the cosine of two networks' attribution maps (*Match*, Table 7, equation 1). Images in which a map is zero or not
     finite are left out, with a warning that names the task; ValueError as `attribution_map`."""
-    each  = attribution_similarities(networks, data, images, attribution, of, attribution_options, tasks, batch, precision, draw)
+    each  = attribution_similarities(networks, data, images, **kwargs)
     table = pd.DataFrame(np.nan, list(networks), list(networks))
     for (a, b), value in each.mean().items(): table.loc[a, b] = table.loc[b, a] = value
     return pairwise(table.to_numpy(), list(networks))
