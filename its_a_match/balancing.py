@@ -103,7 +103,7 @@ def backward(self:GradNorm,
     W, weights = [self.parameter(t.net)], self._state['weights'].tolist()
     norms  = _over_processes(t, torch.stack([gradient(t, k, W) for k in t.losses])).norm(dim=1)/t.scale
     losses = _over_processes(t, torch.stack([l.detach() for l in t.losses.values()]))
-    t.accelerator.backward(t.reduce([w*l for w, l in zip(weights, t.losses.values())]))
+    t.accelerator.backward(t.reduce(t.losses.values(), weights))
     self._used.append([t.step, *weights])
     self._step(losses.cpu().double(), norms.cpu().double(), _labelled(t))
 

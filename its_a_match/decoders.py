@@ -5,39 +5,41 @@
 # %% auto #0
 __all__ = ['STAGES', 'separable', 'doubling', 'DenseHead', 'SmallDecoder', 'PooledHead', 'head_for']
 
-# %% ../nbs/11_decoders.ipynb #6105efe5
+# %% ../nbs/11_decoders.ipynb #3a79b857
 from math import ceil, log2
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-# %% ../nbs/11_decoders.ipynb #924b891c
+from .tasks import Task
+
+# %% ../nbs/11_decoders.ipynb #c4256c96
 def separable(
-    inputs,   # channels
-    outputs,  # channels
-    kernel=3, # side of the filter in pixels, odd
-)->list:      # of two layers, which keep the resolution
+    inputs:int,   # channels
+    outputs:int,  # channels
+    kernel:int=3, # side of the filter in pixels, odd
+)->list:          # of two layers, which keep the resolution
     "A separable convolution without bias."
     return [nn.Conv2d(inputs, inputs, kernel, padding=kernel//2, groups=inputs, bias=False), nn.Conv2d(inputs, outputs, 1, bias=False)]
 
 def doubling(
-    inputs,    # channels
-    outputs,   # channels
-    relu=True, # whether a ReLU follows
-)->list:       # of layers
+    inputs:int,     # channels
+    outputs:int,    # channels
+    relu:bool=True, # whether a ReLU follows
+)->list:            # of layers
     "A transposed convolution that doubles the resolution, with batch normalisation."
     return [nn.ConvTranspose2d(inputs, outputs, 2, stride=2), nn.BatchNorm2d(outputs), *[nn.ReLU(inplace=True)]*relu]
 
-# %% ../nbs/11_decoders.ipynb #584b9fc9
+# %% ../nbs/11_decoders.ipynb #41aef769
 STAGES = ((3, 96, 96), (3, 64, 64), (5, 64, 32), (5, 32, 32))  # kernel and channels of the separable, channels of the transposed convolution
 
 class DenseHead(nn.Module):
     "A decoder of separable and transposed convolutions; with a code of 256 channels and 4 doublings that of *Which tasks*."
     def __init__(self,
-        code,        # channels of the code
-        channels,    # of the output
-        doublings=4, # how often the resolution of the code is doubled, from 0
+        code:int,        # channels of the code
+        channels:int,    # of the output
+        doublings:int=4, # how often the resolution of the code is doubled, from 0
     ):
         super().__init__()
         stages, layers, inputs = [*STAGES[:1]*(doublings - 4), *STAGES][max(doublings, 4) - doublings:], [], code
@@ -50,65 +52,68 @@ class DenseHead(nn.Module):
         self.last = nn.Sequential(nn.ReLU(), *separable(inputs + 16, channels, 5))
 
     def forward(self,
-        code, # (B, code, h, w)
-    ):        # (B, channels, h·2^doublings, w·2^doublings)
+        code:torch.Tensor, # (B, code, h, w)
+    )->torch.Tensor:       # (B, channels, h·2^doublings, w·2^doublings)
         "The output for every pixel."
         side, main = self.side(code), self.main(code)
         side = F.interpolate(side, main.shape[-2:], mode='bilinear', align_corners=False)
         return self.last(torch.cat([main, side], 1))
 
-# %% ../nbs/11_decoders.ipynb #0cda1645
+# %% ../nbs/11_decoders.ipynb #952f601c
 class SmallDecoder(nn.Module):
     "The decoder of *RSA*, Table S1; `width` multiplies the channels between its layers."
     def __init__(self,
-        code,     # channels of the code
-        channels, # of the output
-        width=1,  # > 0; 1 as printed
+        code:int,        # channels of the code
+        channels:int,    # of the output
+        width:float=1,   # > 0; 1 as printed
+        doublings:int=4, # how many of the four layers, the last ones, double the resolution; 4 as printed
     ):
         super().__init__()
         between = [max(1, round(c*width)) for c in (32, 16, 4, 4)]
-        for i, (inputs, outputs) in enumerate(zip([code, *between], between), 6):
+        for i, (inputs, outputs) in enumerate(zip([code, *between], between)):
             conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-            self.add_module(f'conv{i}', nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), nn.Upsample(scale_factor=2)))
+            up   = [nn.Upsample(scale_factor=2)]*(i >= 4 - doublings)
+            self.add_module(f'conv{i + 6}', nn.Sequential(conv, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True), *up))
         self.conv10 = nn.Conv2d(between[-1], channels, 3, padding=1)
 
     def forward(self,
-        code, # (B, code, h, w)
-    ):        # (B, channels, 16·h, 16·w)
+        code:torch.Tensor, # (B, code, h, w)
+    )->torch.Tensor:       # (B, channels, h·2^doublings, w·2^doublings)
         "The output for every pixel."
         for layer in self.children(): code = layer(code)
         return code
 
-# %% ../nbs/11_decoders.ipynb #a8d6f798
+# %% ../nbs/11_decoders.ipynb #9ef3edc8
 class PooledHead(nn.Module):
-    "The head of a task with one class or some numbers for an image: the mean of the code, and a linear layer."
+    "The head of a task with one class or some numbers for an input: the mean of the code over its pixels, and a linear layer."
     def __init__(self,
-        code,     # channels of the code
-        channels, # classes, or numbers
+        code:int,     # channels of the code
+        channels:int, # classes, or numbers
     ):
         super().__init__()
         self.linear = nn.Linear(code, channels)
 
     def forward(self,
-        code, # (B, code, h, w)
-    ):        # (B, channels)
-        "The output for every image."
-        return self.linear(code.mean((2, 3)))
+        code:torch.Tensor, # (B, code, h, w), or (B, code)
+    )->torch.Tensor:       # (B, channels)
+        "The output for every input."
+        return self.linear(code.mean((2, 3)) if code.ndim == 4 else code)
 
-# %% ../nbs/11_decoders.ipynb #f463ab54
+# %% ../nbs/11_decoders.ipynb #5ffd038b
 def head_for(
-    task,            # `Task`
-    code,            # (channels, height, width) of the code
-    image=(64, 64),  # (height, width) of the image it comes from
-    style='general', # of a head for pixels: 'general' or 'small', the decoder of *RSA*
-    width=1,         # of a 'small' one
-)->nn.Module:        # from codes to outputs
-    "The head of a task; ValueError for an unknown style, or where 'small' does not fit the code."
+    task:Task,
+    code:tuple,            # (channels, height, width) of the code, or (channels,)
+    image:tuple=(64, 64),  # (height, width) of the image it comes from
+    style:str='general',   # of a head for pixels: 'general' or 'small', the decoder of *RSA*
+    width:float=1,         # of a 'small' one
+)->nn.Module:              # from codes to outputs
+    "The head of a task; ValueError for an unknown style, or where a head for pixels does not fit the code."
     if style not in ('general', 'small'): raise ValueError(f"there is no style {style!r} of heads: choose general or small")
     if not task.pixels: return PooledHead(code[0], task.channels)
+    if len(code) == 1: raise ValueError(f'task {task.key!r}: its labels are of pixels, and the encoder gives a vector of {code[0]} numbers, which has none')
     doublings = max(0, ceil(log2(max(i/c for i, c in zip(image, code[1:])))))
     if style == 'general': return DenseHead(code[0], task.channels, doublings)
-    if doublings != 4:
+    if doublings > 4:
         code, image = (f'{a} × {b}' for a, b in (code[1:], image))
-        raise ValueError(f'the small decoder enlarges a code 16 times, and one of {code} from {image} pixels does not fit')
-    return SmallDecoder(code[0], task.channels, width)
+        raise ValueError(f'the small decoder enlarges a code 16 times at most, and one of {code} from {image} pixels does not fit')
+    return SmallDecoder(code[0], task.channels, width, doublings)

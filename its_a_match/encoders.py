@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['HALF', 'ENCODERS', 'Small', 'XceptionBlock', 'Xception17', 'ResNet18', 'small', 'xception17', 'resnet18',
-           'code_shape', 'TimmEncoder', 'get_encoder']
+           'input_shape', 'code_shape', 'TimmEncoder', 'get_encoder']
 
-# %% ../nbs/11_encoders.ipynb #ecb3cf07
+# %% ../nbs/11_encoders.ipynb #7e2082b7
 import inspect
+from collections.abc import Callable
 from numbers import Real
 
 import torch
@@ -16,32 +17,33 @@ from torch import nn
 from .costs import black_images, evaluating, solve_widths
 from .published import rsa_small_network
 
-# %% ../nbs/11_encoders.ipynb #55dc62bc
+# %% ../nbs/11_encoders.ipynb #be73ffe2
 def _convolution(inputs, outputs, kernel=3, stride=1):
     "A convolution without bias, batch normalisation and ReLU, as a list."
     return [nn.Conv2d(inputs, outputs, kernel, stride, kernel//2, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
 
 class Small(nn.Module):
-    "The encoder of *RSA*, Table S1: five convolutions, a code of 1/16 of the image's height and width."
+    "The encoder of *RSA*, Table S1: five convolutions, a code of 1/16 of the image's height and width unless told."
     def __init__(self,
-        widths=(16, 32, 64, 64), # channels after Conv1 to Conv4
-        channels=3,              # of the images
-        code=8,                  # channels after Conv5
+        widths:tuple=(16, 32, 64, 64), # channels after Conv1 to Conv4
+        channels:int=3,                # of the images
+        code:int=8,                    # channels after Conv5
+        halvings:int=4,                # how many of Conv1 to Conv4, from the first, have the stride 2 that is printed, 0 to 4; the others have 1
     ):
         rows, layers, last = rsa_small_network().query('part == "encoder"'), [], channels
-        for row, width in zip(rows.itertuples(), (*widths, code), strict=True):
-            layers += _convolution(last, width, int(row.kernel), int(row.stride))
+        for i, (row, width) in enumerate(zip(rows.itertuples(), (*widths, code), strict=True)):
+            layers += _convolution(last, width, int(row.kernel), int(row.stride) if i < halvings else 1)
             last = width
         super().__init__()
         self.layers, self.widths, self.code = nn.Sequential(*layers), tuple(widths), code
 
     def forward(self,
-        images, # (B, channels, H, W)
-    ):          # (B, code, H/16, W/16)
+        images:torch.Tensor, # (B, channels, H, W)
+    )->torch.Tensor:         # (B, code, H/16, W/16), or as many halvings as there are
         "The code."
         return self.layers(images)
 
-# %% ../nbs/11_encoders.ipynb #6e6ad34f
+# %% ../nbs/11_encoders.ipynb #ea1a7fae
 def _separable(inputs, outputs):
     "A 3 × 3 convolution of each channel, a 1 × 1 convolution over channels and batch normalisation, as a list."
     filters, mixes = nn.Conv2d(inputs, inputs, 3, padding=1, groups=inputs, bias=False), nn.Conv2d(inputs, outputs, 1, bias=False)
@@ -50,10 +52,10 @@ def _separable(inputs, outputs):
 class XceptionBlock(nn.Module):
     "Two separable convolutions and a connection around them; with `down` a 2 × 2 convolution of stride 2 in place of max-pooling."
     def __init__(self,
-        inputs,     # channels
-        outputs,    # channels, as many as `inputs` unless `down`
-        down=True,  # whether height and width are halved
-        first=False # whether the input comes from a ReLU
+        inputs:int,      # channels
+        outputs:int,     # channels, as many as `inputs` unless `down`
+        down:bool=True,  # whether height and width are halved
+        first:bool=False # whether the input comes from a ReLU
     ):
         super().__init__()
         body = [*_separable(inputs, outputs), nn.ReLU(inplace=True), *_separable(outputs, outputs)]
@@ -61,19 +63,19 @@ class XceptionBlock(nn.Module):
         self.skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, 2, bias=False), nn.BatchNorm2d(outputs)) if down else nn.Identity()
 
     def forward(self,
-        x, # (B, inputs, H, W)
-    ):     # (B, outputs, H/2, W/2), rounded down, or (B, outputs, H, W) without `down`
+        x:torch.Tensor, # (B, inputs, H, W)
+    )->torch.Tensor:    # (B, outputs, H/2, W/2), rounded down, or (B, outputs, H, W) without `down`
         "Both paths, added; of an odd side the connection's last row or column, which the 2 × 2 convolution does not reach, is cut off."
         body = self.body(x)
         return body + self.skip(x)[..., :body.shape[-2], :body.shape[-1]]
 
-# %% ../nbs/11_encoders.ipynb #392a3746
+# %% ../nbs/11_encoders.ipynb #31776dbb
 class Xception17(nn.Module):
     "The encoder of *Which tasks*, section 4: a code of 1/16 of the image's height and width."
     def __init__(self,
-        widths=(24, 48, 96, 192, 512), # channels of the two convolutions and of the three blocks; the last are those of the middle flow
-        channels=3,                    # of the images
-        code=256,                      # channels of the code
+        widths:tuple=(24, 48, 96, 192, 512), # channels of the two convolutions and of the three blocks; the last are those of the middle flow
+        channels:int=3,                      # of the images
+        code:int=256,                        # channels of the code
     ):
         super().__init__()
         a, b, c, d, e = widths
@@ -84,20 +86,20 @@ class Xception17(nn.Module):
         self.widths, self.code = tuple(widths), code
 
     def forward(self,
-        images, # (B, channels, H, W)
-    ):          # (B, code, H/16, W/16)
+        images:torch.Tensor, # (B, channels, H, W)
+    )->torch.Tensor:         # (B, code, H/16, W/16)
         "The code."
         return self.exit(self.middle(self.entry(images)))
 
 # %% ../nbs/11_encoders.ipynb #6482e399
 HALF = (24, 48, 64, 128, 360) # channels of the half-size Xception-17 in the code of the authors of *Which tasks*
 
-# %% ../nbs/11_encoders.ipynb #93bba584
+# %% ../nbs/11_encoders.ipynb #8e8cdc6b
 class ResNet18(nn.Module):
     "ResNet-18 without its classifier, in torchvision's layout: a code of 1/32 of the image's height and width and `widths[-1]` channels."
     def __init__(self,
-        widths=(64, 128, 256, 512), # channels of the four stages; the first convolution has those of the first stage
-        channels=3,                 # of the images
+        widths:tuple=(64, 128, 256, 512), # channels of the four stages; the first convolution has those of the first stage
+        channels:int=3,                   # of the images
     ):
         super().__init__()
         self.widths, self.code = tuple(widths), widths[-1]
@@ -108,8 +110,8 @@ class ResNet18(nn.Module):
             if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode='fan_out', nonlinearity='relu')
 
     def forward(self,
-        images, # (B, channels, H, W)
-    ):          # (B, code, H/32, W/32)
+        images:torch.Tensor, # (B, channels, H, W)
+    )->torch.Tensor:         # (B, code, H/32, W/32)
         "The feature map of the last stage."
         x = self.maxpool(self.relu(self.bn1(self.conv1(images))))
         return self.layer4(self.layer3(self.layer2(self.layer1(x))))
@@ -120,34 +122,36 @@ def _stage(inputs, outputs, stride):
     skip = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)) if stride > 1 else None
     return nn.Sequential(BasicBlock(inputs, outputs, stride, skip), BasicBlock(outputs, outputs))
 
-# %% ../nbs/11_encoders.ipynb #e158d3ee
+# %% ../nbs/11_encoders.ipynb #14bf5307
 def small(
-    size=1,     # in SNT, 0.2 to 4
-    channels=3, # of the images
-    width=1,    # factor of the channels of Table S1
-    code=None,  # channels of the code; None: 8 × `width`
+    size:float=1,       # in SNT, 0.2 to 4
+    channels:int=3,     # of the images
+    width:float=1,      # factor of the channels of Table S1
+    code:int|None=None, # channels of the code; None: 8 × `width`
+    halvings:int=4,     # of the image's height and width, 0 to 4, as for `Small`
 )->Small:
-    "The small encoder of *RSA*, Table S1, or a wider variant; ValueError names a bad size, width or code."
+    "The small encoder of *RSA*, Table S1, or a wider or finer variant; ValueError names a bad size, width, code or number of halvings."
     if not isinstance(width, Real) or not 0 < width < float('inf'): raise ValueError(f'width is {width!r}, not a positive number')
     if code is not None and (not isinstance(code, int) or code < 1): raise ValueError(f'code is {code!r}, not a whole number from 1')
+    if isinstance(halvings, bool) or halvings not in range(5): raise ValueError(f'halvings is {halvings!r}, not a whole number from 0 to 4')
     printed = rsa_small_network().query('part == "encoder"').channels
     *full, own = (max(1, round(c*width)) for c in printed.tolist())
     code = code or own
-    return Small(solve_widths(Small, tuple(full), size, 1, (code,)), channels, code)
+    return Small(solve_widths(Small, tuple(full), size, 1, (code, halvings)), channels, code, halvings)
 
-# %% ../nbs/11_encoders.ipynb #b1452e9b
+# %% ../nbs/11_encoders.ipynb #dd48b1fb
 def xception17(
-    size=1,     # in SNT, 0.2 to 4, or 'half' for the half-size network of the paper's authors
-    channels=3, # of the images
+    size:float|str=1, # in SNT, 0.2 to 4, or 'half' for the half-size network of the paper's authors
+    channels:int=3,   # of the images
 )->Xception17:  # with a code of 256 channels
     "The encoder of *Which tasks*, section 4; ValueError for another size."
     return Xception17(HALF if size == 'half' else solve_widths(Xception17, (24, 48, 96, 192, 512), size, (4, 4, 4, 4, 8)), channels)
 
-# %% ../nbs/11_encoders.ipynb #87d17a5e
+# %% ../nbs/11_encoders.ipynb #b2043445
 def resnet18(
-    size=1,       # in SNT, 0.2 to 4
-    channels=3,   # of the images
-    weights=None, # a state dict in torchvision's layout, whose classifier is left out; None: random
+    size:float=1,   # in SNT, 0.2 to 4
+    channels:int=3, # of the images
+    weights:dict|None=None, # a state dict in torchvision's layout, whose classifier is left out; None: random
 )->ResNet18:      # with a code of 512 channels at size 1
     "ResNet-18 without its classifier; ValueError for another size, or names a weight that does not fit."
     net = ResNet18(solve_widths(ResNet18, (64, 128, 256, 512), size, (2, 4, 4, 8)), channels)
@@ -163,35 +167,43 @@ def resnet18(
 # %% ../nbs/11_encoders.ipynb #6c02278e
 ENCODERS = dict(small=small, xception17=xception17, resnet18=resnet18) # by name: functions of size, channels and options
 
-# %% ../nbs/11_encoders.ipynb #262dd93f
+# %% ../nbs/11_encoders.ipynb #bdcea113
+def input_shape(
+    channels:int, # of an image, or numbers in a vector
+    side:int|tuple|None=64, # of a square image in pixels, or (height, width); None: inputs are vectors
+)->tuple:         # (channels, height, width), or (channels,)
+    "The shape of one input."
+    return (channels,) if side is None else (channels, *(side if isinstance(side, (tuple, list)) else (side, side)))
+
 def code_shape(
-    encoder,           # an `nn.Module`
-    shape=(3, 64, 64), # of an image: channels, height, width in pixels
-)->tuple:              # channels, height and width of the code
-    "The shape of the code of one image; ValueError if the module does not take such images or gives no feature map for them."
+    encoder:nn.Module,
+    shape:tuple=(3, 64, 64), # of an input: channels, height, width in pixels, or how many numbers are in a vector
+)->tuple:                    # channels, height and width of the code, or how many numbers are in it
+    "The shape of the code of one input; ValueError if the module does not take such inputs or gives neither a feature map nor a vector for them."
     name = type(encoder).__name__
     with evaluating(encoder):
         try: code = encoder(black_images(encoder, 1, shape))
-        except Exception as e: raise ValueError(f"{name} does not take images of shape {tuple(shape)}: {str(e).partition(chr(10))[0]}") from e
-    if isinstance(code, torch.Tensor) and code.ndim == 4 and len(code) == 1: return tuple(code.shape[1:])
+        except Exception as e:
+            raise ValueError(f"{name} does not take {'images' if len(shape) > 1 else 'vectors'} of shape {tuple(shape)}: {str(e).partition(chr(10))[0]}") from e
+    if isinstance(code, torch.Tensor) and code.ndim in (2, 4) and len(code) == 1: return tuple(code.shape[1:])
     found = f'a tensor of shape {tuple(code.shape)}' if isinstance(code, torch.Tensor) else f'a {type(code).__name__}'
-    raise ValueError(f'{name} gives {found} for one image, where an encoder gives a feature map of shape (1, channels, height, width)')
+    raise ValueError(f'{name} gives {found} for one image, where an encoder gives a feature map of shape (1, channels, height, width) or a vector, (1, channels)')
 
-# %% ../nbs/11_encoders.ipynb #1badbfac
+# %% ../nbs/11_encoders.ipynb #8e3d2d9e
 class TimmEncoder(nn.Module):
     "The last feature map of a network of timm, (B, code, h, w)."
     def __init__(self,
-        name,       # of a model, as in `timm.list_models()`
-        channels=3, # of the images
-        **options   # of `timm.create_model`, for instance `pretrained=True`
+        name:str,       # of a model, as in `timm.list_models()`
+        channels:int=3, # of the images
+        **options       # of `timm.create_model`, for instance `pretrained=True`
     ):
         super().__init__()
         self.net = _timm(name).create_model(name, features_only=True, in_chans=channels, **options)
         self.channels_last = getattr(self.net, 'output_fmt', None) == 'NHWC'
 
     def forward(self,
-        images, # (B, channels, H, W)
-    ):          # (B, code, h, w)
+        images:torch.Tensor, # (B, channels, H, W)
+    )->torch.Tensor:         # (B, code, h, w)
         "The last feature map, channels first."
         code = self.net(images)[-1]
         return code.permute(0, 3, 1, 2) if self.channels_last else code
@@ -204,15 +216,15 @@ def _timm(name):
     if timm.is_model(name): return timm
     raise ValueError(f'there is no encoder {name!r}: choose {", ".join(ENCODERS)} or a model of timm')
 
-# %% ../nbs/11_encoders.ipynb #dab12ed2
+# %% ../nbs/11_encoders.ipynb #1fe8bedc
 def get_encoder(
-    encoder,    # name in `ENCODERS`, 'timm:NAME' or NAME of a model of timm, function called with size= and channels=, or an `nn.Module`
-    size=1,     # in SNT; only 1 for a model of timm or a module, which is taken as it is
-    channels=3, # of the images
-    side=64,    # of the square image that an encoder which is not built in is tried on, in pixels
-    **options   # of the function or of `timm.create_model`
-)->nn.Module:   # images (B, channels, H, W) to codes (B, code, h, w)
-    "An encoder; ValueError if there is none of that name or size, if it does not take an option, or if it gives no feature map."
+    encoder:str|nn.Module|Callable, # name in `ENCODERS`, 'timm:NAME' or NAME of a model of timm, function called with size= and channels=, or a module
+    size:float|str=1, # in SNT; only 1 for a model of timm or a module, which is taken as it is
+    channels:int=3, # of the images, or numbers in a vector
+    side:int|tuple|None=64, # of the image that an encoder which is not built in is tried on, as for `input_shape`; None: vectors
+    **options       # of the function or of `timm.create_model`
+)->nn.Module:       # images (B, channels, H, W), or vectors (B, channels), to codes (B, code, h, w) or (B, code)
+    "An encoder; ValueError if there is none of that name or size, if it does not take an option, or if it gives no code."
     arguments = dict(size=size, channels=channels) | options
     if isinstance(encoder, str) and encoder in ENCODERS: return _call(encoder, ENCODERS[encoder], arguments)
     known = isinstance(encoder, (str, nn.Module))
@@ -225,7 +237,7 @@ def get_encoder(
     elif callable(encoder): net = _call(getattr(encoder, '__name__', 'encoder'), encoder, arguments)
     else: raise ValueError(f'an encoder is a name, a function or an nn.Module, not {encoder!r}')
     if not isinstance(net, nn.Module): raise ValueError(f'{encoder!r} gives a {type(net).__name__}, not an nn.Module')
-    code_shape(net, (channels, side, side))
+    code_shape(net, input_shape(channels, side))
     return net
 
 def _call(name, make, arguments):

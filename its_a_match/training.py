@@ -8,6 +8,7 @@ __all__ = ['Training', 'fit', 'Callback', 'EqualWeights', 'RECIPES', 'Recipe', '
 # %% ../nbs/12_training.ipynb #6774246b
 import json
 import time
+from collections.abc import Iterable, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -53,7 +54,6 @@ class Training(History):
     def is_main(self)->bool: return self.accelerator.is_main_process # whether this is the process that writes
     @property
     def scale(self)->float: return self.accelerator.scaler.get_scale() if self.accelerator.scaler else 1. # of the gradients, with fp16
-    def reduce(self, losses): losses = list(losses); return sum(losses)/(len(losses) if self.recipe.reduce == 'mean' else 1) # as the recipe says
     def call(self, hook):
         for c in self.callbacks: getattr(c, hook)(self)
 
@@ -102,6 +102,22 @@ def _divide(self:Training, counts):
 def _all(self:Training, x):
     "The sum of a tensor over all processes."
     return x if self.accelerator.num_processes == 1 else self.accelerator.reduce(x, 'sum')
+
+# %% ../nbs/12_training.ipynb #1592d5e3
+@patch
+def reduce(self:Training,
+    losses:Iterable[torch.Tensor],     # of the tasks, without dimensions
+    weights:Sequence[float]|None=None, # of the tasks; the geometric mean, which no weight changes, is then replaced by the mean
+)->torch.Tensor:                       # without dimensions
+    "The losses of a step as one, as the recipe says."
+    losses, how = list(losses), self.recipe.reduce
+    if weights is not None: losses, how = [w*l for w, l in zip(weights, losses)], 'mean' if how == 'geometric' else how
+    if how != 'geometric' or len(losses) == 1: return sum(losses)/(1 if how == 'sum' else len(losses))
+    losses = torch.stack(losses)
+    values = self._all(losses.detach())/self.accelerator.num_processes
+    seen   = values > 0
+    n, logs = seen.sum().clamp(min=1), torch.where(seen, values, 1).log()
+    return (losses*torch.where(seen, 1/values, 0)).sum()*(logs.sum()/n).exp()/n
 
 # %% ../nbs/12_training.ipynb #f0ecc952
 @patch

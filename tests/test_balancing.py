@@ -53,7 +53,7 @@ def training(net, batch, step=1, scaler=None, processes=None, reduce=lambda ls: 
         kept['counts'] = processes.reduce(counts, 'mean') if processes else counts
         return kept['counts']
     losses = TaskLosses(tasks)(net(images), targets, masks, divisor)
-    return SimpleNamespace(net=net, losses=losses, counts=kept['counts'], step=step, seed=0, reduce=lambda ls: reduce(list(ls)), accelerator=accelerator,
+    return SimpleNamespace(net=net, losses=losses, counts=kept['counts'], step=step, seed=0, reduce=lambda ls, ws=None: reduce([w*l for w, l in zip(ws or [1]*len(ls), ls)]), accelerator=accelerator,
                            scale=scaler.get_scale() if scaler else 1, recipe=SimpleNamespace(compile=False))
 
 
