@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['STEPS', 'steps_in_pass', 'order', 'mirrored', 'flip', 'inject', 'prepare', 'batches', 'MemoryDataset', 'in_memory']
 
-# %% ../nbs/12_batches.ipynb #ad3a8314
+# %% ../nbs/12_batches.ipynb #6cd6a526
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 
@@ -14,11 +15,12 @@ import numpy as np
 import torch
 
 from .memory import MemoryDataset, in_memory
+from .tasks import Task
 
 # %% ../nbs/12_batches.ipynb #384c9c67
 _all_ = ['MemoryDataset', 'in_memory']
 
-# %% ../nbs/12_batches.ipynb #cf5ede12
+# %% ../nbs/12_batches.ipynb #3c4fa9e0
 @lru_cache(4)
 def _permutation(n, seed, number):
     "The order of pass `number` over `n` views."
@@ -31,27 +33,27 @@ def _whole(**values):
         if not (isinstance(v, (int, np.integer)) and v >= 0): raise ValueError(f'{name} is {v!r}, not a whole number from 0')
 
 def steps_in_pass(
-    n,     # views there are
-    batch, # views in a step
-)->int:    # from 1
+    n:int,     # views there are
+    batch:int, # views in a step
+)->int:        # from 1
     "How many batches a pass over the data has; ValueError if it has none."
     if not 0 < batch <= n: raise ValueError(f'a batch of {batch} cannot be taken from {n} views: give a batch from 1 to {n}')
     return n//batch
 
-# %% ../nbs/12_batches.ipynb #842cce11
+# %% ../nbs/12_batches.ipynb #40b7158e
 def _share(x, rank, world):
     "What process `rank` of `world` gets of a batch."
     if not 0 <= rank < world <= len(x): raise ValueError(f'process {rank} of {world} has no share in a batch of {len(x)}')
     return x[rank::world]
 
 def order(
-    n,       # views there are
-    batch,   # views in a step, of all processes together
-    seed,    # whole number from 0
-    step,    # number of the step, from 0, counted from the start of training
-    rank=0,  # number of this process, of those that share each batch
-    world=1, # how many processes these are
-):           # numbers of the views, int (batch,), or for one of several processes every `world`-th of them
+    n:int,       # views there are
+    batch:int,   # views in a step, of all processes together
+    seed:int,    # from 0
+    step:int,    # number of the step, from 0, counted from the start of training
+    rank:int=0,  # number of this process, of those that share each batch
+    world:int=1, # how many processes these are
+)->np.ndarray:   # numbers of the views, int (batch,), or for one of several processes every `world`-th of them
     """The views of a step: pass after pass over all views, each in an order of its own, without the incomplete batch at its end.
 
     ValueError if there is no such batch."""
@@ -67,18 +69,18 @@ def _coins(batch, seed, number):
     return np.random.default_rng([seed, number, 1]).random((STEPS, batch)) < .5
 
 def mirrored(
-    batch,   # as for `order`
-    seed,    # whole number from 0
-    step,    # as for `order`
-    rank=0,  # as for `order`
-    world=1, # as for `order`
-):           # bool tensor (batch,), or this process's share, on the CPU
+    batch:int,   # as for `order`
+    seed:int,    # from 0
+    step:int,    # as for `order`
+    rank:int=0,  # as for `order`
+    world:int=1, # as for `order`
+)->torch.Tensor: # bool (batch,), or this process's share, on the CPU
     "Which views of a step are mirrored, each with probability 1/2; like `order`, it depends on nothing but its arguments."
     _whole(seed=seed, step=step)
     number, k = divmod(step, STEPS)
     return torch.from_numpy(_share(_coins(batch, seed, number)[k], rank, world).copy())
 
-# %% ../nbs/12_batches.ipynb #59e383dc
+# %% ../nbs/12_batches.ipynb #2dd8bd8a
 def _turn(x, rows, negate=False, inplace=False):
     "`x` (B, ..., W), or a copy in the same memory layout, with `rows` mirrored."
     out = x if inplace else x.clone()
@@ -88,14 +90,17 @@ def _turn(x, rows, negate=False, inplace=False):
     return out
 
 def flip(
-    images,  # (B, C, H, W)
-    targets, # {key: target}, not normalised
-    masks,   # {key: mask}
-    chosen,  # bool (B,): which to mirror; on the CPU, lest a GPU be waited for
-    tasks,   # `Task`s of these keys
-    inplace=False, # whether to overwrite what is given
-):           # the three, mirrored left-right where chosen; what is mirrored is a copy unless `inplace`
-    "Mirrors images and the labels at their pixels, and negates the first component of a vector; labels of a whole image stay."
+    images:torch.Tensor, # (B, C, H, W)
+    targets:dict,        # {key: target}, not normalised
+    masks:dict,          # {key: mask}
+    chosen:torch.Tensor, # bool (B,): which to mirror; on the CPU, lest a GPU be waited for
+    tasks:Iterable,      # `Task`s of these keys
+    inplace:bool=False,  # whether to overwrite what is given
+)->tuple:                # the three, mirrored left-right where chosen; what is mirrored is a copy unless `inplace`
+    """Mirrors images and the labels at their pixels, and negates the first component of a vector; labels of a whole image stay.
+
+    ValueError for inputs that are no images."""
+    if images.ndim != 4: raise ValueError(f'inputs of {images[0].numel()} numbers each are no images and cannot be mirrored: take a recipe with flip=False')
     rows = chosen.nonzero()[:, 0]
     if not len(rows): return images, targets, masks
     if images.is_cuda: rows = rows.to(images.device, non_blocking=True)
@@ -104,45 +109,47 @@ def flip(
     return (turn(images), {k: turn(x, negate=k in vector) if k in pixels else x for k, x in targets.items()},
             {k: turn(x) if k in pixels else x for k, x in masks.items()})
 
-# %% ../nbs/12_batches.ipynb #5637623c
+# %% ../nbs/12_batches.ipynb #0028da89
 def inject(
-    images,  # (B, C, H, W)
-    targets, # {key: target}, normalised
-    masks,   # {key: mask}
-    task,    # `Task` whose label is to be an input
-):           # (B, C + task.channels, H, W), channels last in memory
-    "Images with a label as further channels: one for each class, 1 where it is, or the values; 0 where there is no label."
-    x, mask, (b, c, h, w) = targets[task.key], masks[task.key], images.shape
-    out = images.new_zeros(b, h, w, c + task.channels)
-    out[..., :c] = images.permute(0, 2, 3, 1)
+    images:torch.Tensor, # (B, C, H, W), or vectors (B, F)
+    targets:dict,        # {key: target}, normalised
+    masks:dict,          # {key: mask}
+    task:Task,           # whose label is to be an input
+)->torch.Tensor:         # (B, C + task.channels, H, W), channels last in memory, or (B, F + task.channels)
+    "Inputs with a label as further channels: one for each class, 1 where it is, or the values; 0 where there is no label."
+    x, mask, rows = targets[task.key], masks[task.key], images.movedim(1, -1)
+    (*size, c), ones = rows.shape, [1]*(images.ndim - 2)
+    out = images.new_zeros(*size, c + task.channels)
+    out[..., :c] = rows
     if task.kind == 'classes':
-        x, mask = (v.reshape(b, *((h, w) if task.pixels else (1, 1)), 1).expand(b, h, w, 1) for v in (x, mask))
-        out[..., c:].scatter_(3, torch.where(mask, x, 0), mask.to(out.dtype))
+        x, mask = (v.reshape(len(v), *(size[1:] if task.pixels else ones), 1).expand(*size, 1) for v in (x, mask))
+        out[..., c:].scatter_(-1, torch.where(mask, x, 0), mask.to(out.dtype))
     else:
         x = torch.where(mask, x, x.new_zeros(()))
-        out[..., c:] = x.permute(0, 2, 3, 1) if task.pixels else x[:, None, None]
-    return out.permute(0, 3, 1, 2)
+        out[..., c:] = x.movedim(1, -1) if task.pixels else x.reshape(len(x), *ones, -1)
+    return out.movedim(-1, 1)
 
-# %% ../nbs/12_batches.ipynb #75b3194c
+# %% ../nbs/12_batches.ipynb #49e87a17
 def prepare(
-    batch,          # images, {key: target}, {key: mask}
-    tasks,          # `Task`s of the data set
-    device=None,    # where the network is; None: where the batch is
-    chosen=None,    # bool (B,), which views to mirror, as from `mirrored`; None: none of them
-    normalise=None, # called with {key: target}, gives them normalised, as `TaskLosses.normalise`; None: they stay as they are
-    injected=None,  # `Task` whose label is given to the network; None: none
-    inplace=False,  # whether the batch's tensors may be overwritten, which a `MemoryDataset` allows
-)->tuple:           # images (B, 3[+k], H, W) channels last in memory; {key: target}; {key: mask}
-    "A batch as a training step needs it: on the device, mirrored, its labels normalised and one of them injected, in this order."
+    batch:tuple,    # images or vectors, {key: target}, {key: mask}
+    tasks:Iterable, # `Task`s of the data set
+    device:str|torch.device|None=None, # where the network is; None: where the batch is
+    chosen:torch.Tensor|None=None, # bool (B,), which views to mirror, as from `mirrored`; None: none of them
+    normalise:Callable|None=None, # called with {key: target}, gives them normalised, as `TaskLosses.normalise`; None: they stay as they are
+    injected:Task|None=None, # whose label is given to the network; None: none
+    inplace:bool=False, # whether the batch's tensors may be overwritten, which a `MemoryDataset` allows
+)->tuple:           # images (B, C[+k], H, W) channels last in memory, or vectors (B, F[+k]); {key: target}; {key: mask}
+    "A batch as a training step needs it: on the device, mirrored, its labels normalised and one of them injected, in this order. ValueError as `flip`."
     images, targets, masks = batch
     to = partial(torch.Tensor.to, device=device or images.device, non_blocking=True)
-    images, targets, masks = to(images, memory_format=torch.channels_last), *({k: to(x) for k, x in d.items()} for d in (targets, masks))
+    layout = torch.channels_last if images.ndim == 4 else torch.preserve_format
+    images, targets, masks = to(images, memory_format=layout), *({k: to(x) for k, x in d.items()} for d in (targets, masks))
     if chosen is not None: images, targets, masks = flip(images, targets, masks, chosen, tasks, inplace)
     if normalise: targets = normalise(targets)
     if injected: images = inject(images, targets, masks, injected)
     return images, targets, masks
 
-# %% ../nbs/12_batches.ipynb #602254ed
+# %% ../nbs/12_batches.ipynb #cafa9efe
 def _fetch(dataset, pin, indices):
     "A batch, in memory from which a GPU reads by itself if `pin`."
     batch = dataset.batch(indices)
@@ -150,11 +157,11 @@ def _fetch(dataset, pin, indices):
     return batch[0].pin_memory(), *({k: x.pin_memory() for k, x in d.items()} for d in batch[1:])
 
 def batches(
-    dataset,       # any data set
-    steps,         # iterable of the indices of each batch
-    device=None,   # where the batches will go; for CUDA they are put into pinned memory
-    prefetch=None, # batches read ahead by another thread; None: one, or none where they come from memory and stay on their device
-):                 # generator of `dataset.batch(indices)`, in order
+    dataset:object, # any data set
+    steps:Iterable, # the indices of each batch
+    device:str|torch.device|None=None, # where the batches will go; for CUDA they are put into pinned memory
+    prefetch:int|None=None, # batches read ahead by another thread; None: one, or none where they come from memory and stay on their device
+)->Iterator:        # of `dataset.batch(indices)`, in order
     "Batches one after the other, the next being read while one is in use; what the data set raises is raised here, and leaving off ends the thread."
     pin  = device is not None and torch.device(device).type == 'cuda'
     here = isinstance(dataset, MemoryDataset) and (dataset.device.type == 'cuda' or not pin)

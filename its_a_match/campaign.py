@@ -6,7 +6,7 @@
 __all__ = ['KEEP_MEMORY', 'OURS', 'ENGINES', 'run_local', 'run', 'plan', 'named', 'collect', 'states', 'load_network',
            'train_network', 'open_data', 'DataFolder', 'Settings']
 
-# %% ../nbs/14_campaign.ipynb #7a09e948
+# %% ../nbs/14_campaign.ipynb #95979e11
 import os, pickle, shutil, sys, time
 import multiprocessing as mp
 from dataclasses import asdict, replace
@@ -22,6 +22,7 @@ from .agenda import check_plan, named, plan, whole_numbers
 from .archive import ENDS, Archive, collect, describe, open_archive, read_table, states, write
 from .assignment import DataFolder, Settings, called, load_network, note_data, open_data, tidy, train_network, versions
 from .batches import steps_in_pass
+from .losses import TaskLosses
 from .memory import MemoryDataset
 from .models import get_model
 from .processes import _apart, _end_with_parent, cores
@@ -148,7 +149,7 @@ def run_local(
             p.terminate()
             p.join()
 
-# %% ../nbs/14_campaign.ipynb #bfb12563
+# %% ../nbs/14_campaign.ipynb #363b9e15
 OURS = {'losses', 'history', 'missing', 'balancing', 'network', 'weights'}  # files of a network, which no probe can be called
 
 def _probes(probes):
@@ -162,13 +163,13 @@ def _probes(probes):
 def _source(data, tasks, keys, size, leave_out):
     "The data as `open_data` takes it, and the `Task`s of the plan; ValueError names a task that is unknown."
     folder = not isinstance(data, dict)
-    if not folder and any(x is not None for x in (size, tasks, leave_out)):
-        raise ValueError('size, tasks and leave_out are for a folder: these data sets have theirs')
-    known = {t.key: t for t in (get_tasks(TASKONOMY if tasks is None else tasks) if folder else open_data(data)['train'].tasks)}
+    if not folder and (size is not None or leave_out is not None): raise ValueError('size and leave_out are for a folder, and this data is given as data sets')
+    data  = data if folder else open_data(data, tasks=tasks)
+    known = {t.key: t for t in (get_tasks(TASKONOMY if tasks is None else tasks) if folder else data['train'].tasks)}
     if lack := [k for k in keys if k not in known]:
         raise ValueError(f"task {lack[0]!r} of the plan: {'give run its Task, in tasks=[...]' if folder else 'the data has no labels for it'}")
     wanted = tuple(known[k] for k in keys)
-    return DataFolder(str(data), wanted, size, leave_out and str(leave_out)) if folder else open_data(data), wanted
+    return DataFolder(str(data), wanted, size, leave_out and str(leave_out)) if folder else data, wanted
 
 def _statistics(archive, train, tasks):
     "Statistics of the training labels, those of `statistics.csv` where they are known."
@@ -184,15 +185,18 @@ def _statistics(archive, train, tasks):
             write(path, held.to_csv())
     return held[held.index.get_level_values('task').isin(keys)]
 
-# %% ../nbs/14_campaign.ipynb #72847ce3
+# %% ../nbs/14_campaign.ipynb #410a5a9c
 def _possible(settings, train, tasks):
     "ValueError for what would make every network fail, before the folder is bound to it."
-    r = settings.recipe
+    r, shape = settings.recipe, train.batch([0])[0].shape[1:]
     steps_in_pass(len(train), r.batch)
+    if r.flip and len(shape) == 1: raise ValueError(f'recipe {r.name!r}: it mirrors images, and the inputs are vectors of {shape[0]} numbers; take flip=False')
     if bad := [f for f in settings.keep if not 0 < f <= 1]: raise ValueError(f'keep: the stage {bad[0]!r} is not above 0 and up to 1')
     if settings.keep and r.patience and r.patience < r.epochs: raise ValueError(f'keep: the recipe {r.name!r} may end early, so its stages are not known beforehand; give it patience=None')
     if r.precision == 'fp16' and str(settings.device) == 'cpu': raise ValueError('fp16 needs a GPU: on a CPU train in bf16 or fp32')
-    if isinstance(settings.model, str): get_model(settings.model, tasks[:1], **settings.options)  # an unknown name or option
+    if isinstance(settings.model, str):
+        net = get_model(settings.model, tasks[:1], **settings.options)  # an unknown name or option
+        if net.channels != shape[0]: raise ValueError(f'model {settings.model!r}: it takes inputs of {net.channels} channels, and the data has {shape[0]}; give options=dict(channels={shape[0]})')
     for n, make in settings.probes.items():
         if hasattr(p := make(), 'table') and type(p).state is Callback.state: raise ValueError(f'probe {n!r}: it has a table() and no state(), so an interruption would cost it its rows')
 
@@ -211,7 +215,9 @@ def _begin(plan, source, tasks, out, settings):
         if lack := [p for p in s.probes if p not in found.get('probes', [])]:
             raise ValueError(f'{archive.folder(n, seed)}: this network was trained without the probe {lack[0]!r}; go on without it, remove its folder to train it anew, or choose another folder for all')
         tidy(archive.folder(n, seed))  # what a kill at the very end left
-    return archive, replace(s, statistics=_statistics(archive, opened['train'], tasks))
+    statistics = _statistics(archive, opened['train'], tasks)
+    TaskLosses(tasks, statistics, {k: x for k, x in (s.terms or {}).items() if k in {t.key for t in tasks}})  # labels that cannot be normalised
+    return archive, replace(s, statistics=statistics)
 
 def _retry(archive, network, seed):
     "Takes back that a network failed, unless somebody trains it at this moment."
@@ -231,7 +237,7 @@ def _reporter(archive, show):
         show(event)
     return report
 
-# %% ../nbs/14_campaign.ipynb #95752e91
+# %% ../nbs/14_campaign.ipynb #e957e7a5
 ENGINES = {'local': run_local}
 
 def _engine(engine):
@@ -243,7 +249,7 @@ def _engine(engine):
 
 def run(
     plan,           # DataFrame of `plan` or `named`, or several put together with `pd.concat`
-    data,           # folder of a data set with the splits train, val and test; or {'train': data set, 'val': …, 'test': …}
+    data,           # folder of a data set with the splits train, val and test; or {'train': data set, 'val': …, 'test': …}, each as for `as_dataset`
     out,            # folder of the campaign, made if it is not there
     probes=(),      # classes or functions that make a callback, whose `table()` becomes NAME.csv beside each network; or {name: function}
     model='wide',   # as for `get_model`
@@ -252,7 +258,7 @@ def run(
     engine='local', # 'local', or 'ray' for many machines
     device=None,    # as for `fit`; a list is shared out over the processes
     size=None,      # side of the images in pixels, or (height, width), for a folder; None: as they are
-    tasks=None,     # names, letters or `Task`s that the plan's tasks are among, for a folder; None: Taskonomy's
+    tasks=None,     # names, letters or `Task`s that the plan's tasks are among, for a folder or for items; None: Taskonomy's, or those of the data sets
     leave_out=None, # path of a list of views not to be used, as `its_a_match check` writes it, for a folder
     keep=(),        # stages of training, above 0 to 1, whose weights are kept
     terms=None,     # losses of tasks, as for `fit`

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['CHUNK', 'MemoryDataset', 'in_memory', 'memory_per_view']
 
-# %% ../nbs/07_memory.ipynb #0d55b55c
+# %% ../nbs/07_memory.ipynb #1bb26979
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 
 import numpy as np
@@ -14,11 +15,11 @@ import torch
 from fastcore.basics import patch
 
 from .taskonomy import label_statistics
-from .tasks import get_tasks
+from .tasks import Task, get_tasks
 
-# %% ../nbs/07_memory.ipynb #0f72e345
+# %% ../nbs/07_memory.ipynb #8b2e52c0
 def _shape(task, n, size):
-    "Shapes of `n` labels and of their masks, for images of `size` (H, W)."
+    "Shapes of `n` labels and of their masks, for images of `size` (H, W), or for vectors, whose size is ()."
     if task.kind == 'number': return (n, task.channels), (n, 1)
     if task.kind == 'classes': return ((n,) if task.per_image else (n, *size),)*2
     return (n, task.channels, *size), (n, 1, *size)
@@ -32,14 +33,14 @@ def _rows(x, at):
     part = x[at]
     return part if torch.is_tensor(part) else torch.from_numpy(np.array(part))
 
-def _first(bad, start):
-    "The number of the first row in which anything is True."
-    return start + int(bad.flatten(1).any(1).nonzero()[0]) if bad.ndim > 1 else start + int(bad.nonzero()[0])
+def _first(bad, rows):
+    "The number, in `rows`, of the first row in which anything is True."
+    return int(rows[int((bad.flatten(1).any(1) if bad.ndim > 1 else bad).nonzero()[0])])
 
-# %% ../nbs/07_memory.ipynb #668b871a
-def _checked(task, target, mask, start):
-    "Labels and mask of some rows from `start` on, checked; ValueError names the task and a row."
-    def bad(where, why): raise ValueError(f'task {task.key!r}: row {_first(where, start)} {why}')
+# %% ../nbs/07_memory.ipynb #2f7248f5
+def _checked(task, target, mask, rows, absent='a mask tells where there is no label'):
+    "Labels and mask of the rows of these numbers, checked; ValueError names the task and a row."
+    def bad(where, why): raise ValueError(f'task {task.key!r}: row {_first(where, rows)} {why}')
     ids = task.kind == 'classes'
     if ids == target.is_floating_point():
         raise ValueError(f"task {task.key!r}: its labels are of the type {target.dtype}, not {'whole' if ids else 'floating-point'} numbers")
@@ -51,27 +52,31 @@ def _checked(task, target, mask, start):
     if not ids and (w := mask & ~target.isfinite()).any():
         bad(w, "holds a NaN or an infinity where its mask says that there is a label; where NaN means no label, give the mask 'nan'")
     if ids and (w := mask & ((target < 0) | (target >= task.channels))).any():
-        bad(w, f'holds the class {int(target[w][0])}, which is not from 0 to {task.channels - 1}; a mask tells where there is no label')
+        bad(w, f'holds the class {int(target[w][0])}, which is not from 0 to {task.channels - 1}; {absent}')
     return torch.where(mask, target, target.new_zeros(())), mask
 
-# %% ../nbs/07_memory.ipynb #e7fc3e18
-def _images(part, start):
-    "Images of some rows from `start` on, float32 or counts; ValueError names a row."
-    if part.dtype == torch.uint8: return part
-    if not part.is_floating_point(): raise ValueError(f'images: their type is {part.dtype}, neither uint8 (0 to 255) nor floating-point (0 to 1)')
-    part = part.float()
-    if (w := ~((part >= 0) & (part <= 1))).any(): raise ValueError(f'images: row {_first(w, start)} holds {part[w][0]:g}, which is not from 0 to 1')
+# %% ../nbs/07_memory.ipynb #1a3f4fe1
+def _inputs(part, rows):
+    "Inputs of the rows of these numbers, float32 or counts; ValueError names a row."
+    what, image = ('images', True) if part.ndim == 4 else ('vectors', False)
+    if image and part.dtype == torch.uint8: return part
+    if not part.is_floating_point():
+        raise ValueError(f"{what}: their type is {part.dtype}, {'neither uint8 (0 to 255) nor floating-point (0 to 1)' if image else 'not floating-point'}")
+    part, colour = part.float(), image and part.shape[1] == 3
+    if (w := ~((part >= 0) & (part <= 1)) if colour else ~part.isfinite()).any():
+        raise ValueError(f"{what}: row {_first(w, rows)} holds {part[w][0]:g}, which is not {'from 0 to 1' if colour else 'a finite number'}")
     return part
 
-# %% ../nbs/07_memory.ipynb #5453cc22
+# %% ../nbs/07_memory.ipynb #2b8c29c2
 class MemoryDataset(torch.utils.data.Dataset):
-    "Images with labels, held in memory; ValueError names the task and the row of what is not as described here."
+    "Images or vectors with labels, held in memory; ValueError names the task and the row of what is not as described here."
     def __init__(self,
-        tasks,      # names, letters or `Task`s, as for `get_tasks`
-        images,     # (N, 3, H, W), uint8 in 0..255 or floating-point in 0..1; this and all others are arrays or tensors, and are copied
-        targets,    # {key: labels}: dense (N, C, H, W), number (N, C), classes (N, H, W), or (N,) for the whole image
-        masks=None, # {key: bool}, True where there is a label: dense (N, 1, H, W), number (N, 1), classes as the labels; None, or a key that
-                    # is not there: everywhere; 'nan' instead of a mask, or for all: where a dense label or a number is not NaN
+        tasks:str|Task|Iterable, # names, letters or `Task`s, as for `get_tasks`
+        images:object, # (N, C, H, W), uint8 in 0..255, which stands for 0..1, or floating-point, in 0..1 where C is 3; or vectors (N, F), floating-point.
+                       # This and all others are arrays or tensors, and are copied
+        targets:Mapping, # {key: labels}: dense (N, C, H, W), number (N, C), classes (N, H, W), or (N,) for the whole image
+        masks:Mapping|str|None=None, # {key: bool}, True where there is a label: dense (N, 1, H, W), number (N, 1), classes as the labels; None, or a key
+                                     # that is not there: everywhere; 'nan' instead of a mask, or for all: where a dense label or a number is not NaN
     ):
         self.tasks = get_tasks(tasks)
         keys  = [t.key for t in self.tasks]
@@ -86,33 +91,42 @@ class MemoryDataset(torch.utils.data.Dataset):
             self._fill(a, _rows(images, at), {k: _rows(t, at) for k, t in targets.items()},
                        {k: m if m is None or isinstance(m, str) else _rows(m, at) for k, m in masks.items()})
 
-    def __len__(self): return len(self._numbers)
-    def __repr__(self): return f"{len(self)} views in memory with {' '.join(t.key for t in self.tasks)}"
+    def __len__(self)->int: return len(self._numbers)
+    def __repr__(self)->str: return f"{len(self)} views in memory with {' '.join(t.key for t in self.tasks)}"
 
-# %% ../nbs/07_memory.ipynb #c1deac10
+# %% ../nbs/07_memory.ipynb #c0fa72c7
 CHUNK = 32  # rows that are stored at once
 
+def _colours_last(shape): return len(shape) == 3 and shape[2] == 3 and min(shape[:2]) > 4 # whether an image seems to be (H, W, 3)
+
+def _fit_together(tasks, shape):
+    "ValueError for labels that inputs of a shape (C, H, W) or (F,) cannot have."
+    for t in tasks:
+        if t.pixels and len(shape) == 1:
+            raise ValueError(f"task {t.key!r}: its labels are of pixels, and vectors have none; labels of the whole are of kind='number', or classes with per_image=True")
+
 def _sizes(tasks, images, targets, masks):
-    "The number of images and their (H, W), after all shapes were compared; ValueError names the first that differs."
+    "The number of inputs and the shape of one, after all shapes were compared; ValueError names the first that differs."
     shape = tuple(images.shape)
-    if len(shape) != 4 or shape[1] != 3:
-        hint = '; where the channels come last, give images.transpose(0, 3, 1, 2)'*(len(shape) == 4 and shape[-1] == 3)
-        raise ValueError(f'images: their shape {shape} is not (N, 3, H, W){hint}')
-    if not shape[0]: raise ValueError('images: there is none')
+    if (last := _colours_last(shape[1:])) or len(shape) not in (2, 4):
+        hint = '; where the channels come last, give images.transpose(0, 3, 1, 2)' if last else ', nor are they vectors (N, F)'
+        raise ValueError(f'images: their shape {shape} is not (N, C, H, W){hint}')
+    if not all(shape): raise ValueError(f'images: there is nothing in the shape {shape}')
     for t in tasks:
         for what, x, wanted in zip(('labels', 'mask'), (targets[t.key], masks.get(t.key)), _shape(t, shape[0], shape[2:])):
             if isinstance(x, str) and (x != 'nan' or t.kind == 'classes'):
                 raise ValueError(f"task {t.key!r}: the mask {x!r} is no array, and only 'nan' for dense labels and numbers may stand for one")
             if x is None or isinstance(x, str): continue
             if tuple(x.shape) != wanted: raise ValueError(f'task {t.key!r}: the shape of its {what} is {tuple(x.shape)}, not {wanted}')
-    return shape[0], shape[2:]
+    return shape[0], shape[1:]
 
-# %% ../nbs/07_memory.ipynb #e603776c
+# %% ../nbs/07_memory.ipynb #a3f10d6b
 @patch
-def _allocate(self:MemoryDataset, n, size):
-    "Room for `n` views of `size` (H, W), the channels last."
-    self._numbers, self._targets, self._masks = np.arange(n), {}, {}
-    self._images = torch.empty(n, *size, 3, dtype=torch.uint8)
+def _allocate(self:MemoryDataset, n, shape):
+    "Room for `n` views of a shape (C, H, W), or (F,), the channels last; ValueError for labels that vectors cannot have."
+    _fit_together(self.tasks, shape)
+    (channels, *size), self._numbers, self._targets, self._masks = shape, np.arange(n), {}, {}
+    self._images = torch.empty(n, *size, channels, dtype=torch.uint8 if size else torch.float32)
     for t in self.tasks:
         label, mask = _shape(t, n, size)
         self._targets[t.key] = torch.empty((n, *size, t.channels) if t.kind == 'dense' else label, dtype=_type(t))
@@ -121,22 +135,23 @@ def _allocate(self:MemoryDataset, n, size):
 @patch
 def _fill(self:MemoryDataset, a, images, targets, masks):
     "Stores some views from row `a` on, checked."
-    at, images = slice(a, a + len(images)), _images(images, a)
+    at, rows = slice(a, a + len(images)), self._numbers[a:a + len(images)]
+    images = _inputs(images, rows)
     if images.is_floating_point() and self._images.dtype == torch.uint8:
         counts = images.mul(255).round_().byte()
         if torch.equal(_floats(counts), images): images = counts
         else: self._images = _floats(self._images)
     elif images.dtype != self._images.dtype: images = _floats(images)
-    self._images[at] = images.permute(0, 2, 3, 1)
+    self._images[at] = images.movedim(1, -1)
     for t in self.tasks:
-        target, self._masks[t.key][at] = _checked(t, targets[t.key], masks.get(t.key), a)
-        self._targets[t.key][at] = target.permute(0, 2, 3, 1) if t.kind == 'dense' else target
+        target, self._masks[t.key][at] = _checked(t, targets[t.key], masks.get(t.key), rows)
+        self._targets[t.key][at] = target.movedim(1, -1) if t.kind == 'dense' else target
 
-# %% ../nbs/07_memory.ipynb #6bf7e9f4
+# %% ../nbs/07_memory.ipynb #44a7d41b
 @patch
 def batch(self:MemoryDataset,
-    indices, # numbers of the views: any sequence of int, an array, a slice
-)->tuple:    # images, float (B, 3, H, W) in 0..1, channels last in memory; {key: target}; {key: mask}, where these are
+    indices:Sequence|np.ndarray|slice, # numbers of the views, int
+)->tuple:    # images, float32 (B, C, H, W), channels last in memory, or vectors (B, F); {key: target}; {key: mask}: where these are
     "Several views, stacked, in tensors of their own; IndexError for a view there is not, ValueError for none."
     if not isinstance(indices, slice): indices = np.asarray(indices) if len(indices) else slice(0)
     at = self._numbers[indices]
@@ -146,24 +161,24 @@ def batch(self:MemoryDataset,
     if images.dtype == torch.uint8: images = _floats(images)
     for t in self.tasks:
         x = self._targets[t.key].index_select(0, at)
-        targets[t.key] = x.permute(0, 3, 1, 2) if t.kind == 'dense' else x.long() if t.kind == 'classes' else x
-    return images.permute(0, 3, 1, 2), targets, {k: m.index_select(0, at) for k, m in self._masks.items()}
+        targets[t.key] = x.movedim(-1, 1) if t.kind == 'dense' else x.long() if t.kind == 'classes' else x
+    return images.movedim(-1, 1), targets, {k: m.index_select(0, at) for k, m in self._masks.items()}
 
 @patch
 def __getitem__(self:MemoryDataset,
-    i, # number of a view, from the end if negative; several of them, or a slice, for a batch
-):     # image (3, H, W); {key: target}; {key: mask}
+    i:int|Sequence|np.ndarray|slice, # number of a view, from the end if negative; several of them, or a slice, for a batch
+)->tuple: # image (C, H, W) or vector (F,); {key: target}; {key: mask}
     "A view, or several as `batch`."
     if isinstance(i, slice) or np.ndim(i): return self.batch(i)
     images, *labels = self.batch([i])
     return images[0], *({k: x[0] for k, x in d.items()} for d in labels)
 
-# %% ../nbs/07_memory.ipynb #aff4156d
+# %% ../nbs/07_memory.ipynb #103b350a
 @patch(as_prop=True)
-def device(self:MemoryDataset): return self._images.device # where the data is, and where batches come out
+def device(self:MemoryDataset)->torch.device: return self._images.device # where the data is, and where batches come out
 
 @patch(as_prop=True)
-def nbytes(self:MemoryDataset): return sum(x.nbytes for x in (self._images, *self._targets.values(), *self._masks.values())) # that the data takes
+def nbytes(self:MemoryDataset)->int: return sum(x.nbytes for x in (self._images, *self._targets.values(), *self._masks.values())) # that the data takes
 
 @patch
 def _map(self:MemoryDataset, f):
@@ -174,15 +189,15 @@ def _map(self:MemoryDataset, f):
 
 @patch
 def to(self:MemoryDataset,
-    device, # a torch device or its name
-):          # `MemoryDataset`; one that is there already shares its data with this one
+    device:str|torch.device, # where to
+)->MemoryDataset: # one that is there already shares its data with this one
     "The data set on another device."
     return self._map(lambda x: x.to(device))
 
 @patch
 def only(self:MemoryDataset,
-    tasks, # keys, names or `Task`s of the data set, or one of them
-):         # `MemoryDataset` that shares its data with this one
+    tasks:str|Task|Iterable, # keys, names or `Task`s of the data set, or one of them
+)->MemoryDataset: # it shares its data with this one
     "The data set with the labels of these tasks alone, in the data set's order; ValueError names one that it lacks."
     known = {n: t for t in self.tasks for n in (t, t.name, t.key)}
     tasks = [tasks] if isinstance(tasks, str) and tasks in known or not np.iterable(tasks) else list(tasks)
@@ -194,25 +209,25 @@ def only(self:MemoryDataset,
     return other
 
 @patch
-def share_memory_(self:MemoryDataset): # the data set itself
+def share_memory_(self:MemoryDataset)->MemoryDataset: # the data set itself
     "Moves the data to memory that processes started by `torch.multiprocessing` use with this one, without a copy of their own."
     self._map(lambda x: x.share_memory_())
     return self
 
-# %% ../nbs/07_memory.ipynb #de106bf0
+# %% ../nbs/07_memory.ipynb #82e6c3f7
 @patch
 def statistics(self:MemoryDataset,
-    batch_size=16, # views taken at once
-)->pd.DataFrame:   # as of `label_statistics`
+    batch_size:int=16, # views taken at once
+)->pd.DataFrame:       # as of `label_statistics`
     "Mean and standard deviation of every dense task and every number, as `TaskonomyDataset.statistics`; ValueError for a task without any label."
     return label_statistics(self, batch_size, lambda k: f'task {k!r}: none of the {len(self)} views has a label for it')
 
-# %% ../nbs/07_memory.ipynb #849d0881
+# %% ../nbs/07_memory.ipynb #6ecdb291
 def in_memory(
-    dataset,       # any data set; a `TaskonomyDataset` reads faster when it is `cached`
-    device=None,   # where to hold it; None: where `dataset` is if that is in memory, else the CPU
-    progress=None, # called with the numbers of views read and of all, at the start and as it goes on
-)->MemoryDataset:  # gives the same batches, to the last bit
+    dataset:object, # any data set; a `TaskonomyDataset` reads faster when it is `cached`
+    device:str|torch.device|None=None, # where to hold it; None: where `dataset` is if that is in memory, else the CPU
+    progress:Callable|None=None, # called with the numbers of views read and of all, at the start and as it goes on
+)->MemoryDataset:   # gives the same batches, to the last bit
     "The data set read into memory, some views at a time; ValueError as the data set raises it, or for labels that cannot be."
     if isinstance(dataset, MemoryDataset): return dataset.to(device or dataset.device)
     data, total, progress = MemoryDataset.__new__(MemoryDataset), len(dataset), progress or (lambda done, total: None)
@@ -220,18 +235,19 @@ def in_memory(
     progress(0, total)
     for a in range(0, total, CHUNK):
         images, targets, masks = dataset.batch(np.arange(a, min(a + CHUNK, total)))
-        if not a: data._allocate(total, images.shape[2:])
+        if not a: data._allocate(total, images.shape[1:])
         data._fill(a, images, targets, masks)
         progress(a + len(images), total)
     return data.to(device or 'cpu')
 
-# %% ../nbs/07_memory.ipynb #540bf670
+# %% ../nbs/07_memory.ipynb #e318efd4
 def memory_per_view(
-    tasks, # `Task`s; the image comes on top of them
-    size,  # side of a square in pixels, or (height, width)
-)->int:    # bytes
+    tasks:Iterable, # `Task`s; the image comes on top of them
+    size:int|tuple, # side of a square in pixels, or (height, width)
+    channels:int=3, # of the image
+)->int:             # bytes
     "What a view with all its labels takes in a `MemoryDataset` whose images are counts."
-    size, sizes = tuple(np.broadcast_to(size, 2).tolist()), [np.prod([3, *np.broadcast_to(size, 2)])]
+    size, sizes = tuple(np.broadcast_to(size, 2).tolist()), [np.prod([channels, *np.broadcast_to(size, 2)])]
     for t in tasks:
         label, mask = _shape(t, 1, size)
         sizes += [np.prod(label)*_type(t).itemsize, np.prod(mask)]
