@@ -1,0 +1,268 @@
+"Predictors of chosen networks, their files, and what they are said to cost."
+import json, subprocess, sys
+from pathlib import Path
+
+import pandas as pd, pytest, torch
+
+import its_a_match
+from its_a_match import predictor as predictors
+from its_a_match.campaign import collect, get_recipe, load_network, named, run
+from its_a_match.costs import multiply_adds, parameters
+from its_a_match.export import FILES, export, exportable, load_predictor, parse_budget
+from its_a_match.latency import Clock
+from its_a_match.batches import MemoryDataset
+from its_a_match.models import get_model
+from its_a_match.selection import select_networks
+from its_a_match.tasks import TASKONOMY, Task
+
+ANGLE, SCENE = Task('angle', kind='number', channels=2, unit='rad'), Task('scene', kind='classes', channels=3, per_image=True)
+TASKS = TASKONOMY[1], TASKONOMY[2], ANGLE, SCENE
+KEYS  = 'D', 'N', 'angle', 'scene'
+NAMES = 'D', 'N', 'angle', 'scene', 'N@0.5', 'D+N', 'angle+scene', 'D+N+angle+scene', 'D<N'
+
+class Counting(Clock):
+    "A clock on which a million multiply-adds take a millisecond."
+    where = 'a clock that counts'
+    def once(self, module, shape): return multiply_adds(module, shape)/1e6
+
+clock = Counting((3, 16, 16))
+
+def noise(n, seed):
+    draw = torch.Generator().manual_seed(seed)
+    rand = lambda *shape: torch.rand(n, *shape, generator=draw)
+    normals = torch.nn.functional.normalize(rand(3, 16, 16) - .5, dim=1)
+    return MemoryDataset(TASKS, rand(3, 16, 16), dict(D=rand(1, 16, 16)*3 + 2, N=normals, angle=rand(2)*torch.tensor([1., 100.]), scene=torch.arange(n) % 3))
+
+DATA = {s: noise(8, i) for i, s in enumerate(('train', 'val', 'test'))}
+QUICK = dict(model='small', recipe=get_recipe('quick', epochs=1, batch=4), processes=1, progress=False)
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    "A campaign of two seeds: read only."
+    out = tmp_path_factory.mktemp('export')/'run'
+    run(pd.concat([named(NAMES, TASKS, seeds=(0, 1)), named(['D+scene'], TASKS, seeds=(1,))]), DATA, out, **QUICK)
+    return out
+
+@pytest.fixture(scope='module')
+def exported(folder, tmp_path_factory):
+    return export(folder, 2.5, tmp_path_factory.mktemp('exported')/'it', clock=clock)
+
+@pytest.fixture(scope='module')
+def program(exported): return torch.export.load(exported.folder/'predictor.pt2').module()
+
+# what it predicts
+
+@pytest.mark.parametrize('n', [1, 3, 8])
+def test_the_program_predicts_as_the_networks_in_the_unit_of_the_labels(exported, program, folder, n):
+    images = DATA['test'].batch(range(n))[0]
+    found, moments = program(images), pd.read_csv(folder/'statistics.csv').set_index(['task', 'channel'])
+    assert tuple(found) == KEYS and [tuple(v.shape) for v in found.values()] == [(n, 1, 16, 16), (n, 3, 16, 16), (n, 2), (n, 3)]
+    for k, v in found.items():
+        with torch.no_grad(): wanted = load_network(folder, exported.selection.solves[k], exported.about['seed'])(images)[k]
+        if k != 'scene':
+            mean, std = (torch.tensor(moments.loc[k][c].to_numpy()).float().view(-1, *[1]*(v.ndim - 2)) for c in ('mean', 'std'))
+            wanted = wanted*std + mean
+        if k == 'N': wanted = wanted/wanted.norm(dim=1, keepdim=True)
+        torch.testing.assert_close(v, wanted, rtol=1e-4, atol=1e-4*wanted.abs().max().item())
+    assert not any(v.requires_grad for v in found.values())
+    assert found['angle'][:, 1].mean() > 10 > found['angle'][:, 0].mean()
+
+def test_the_program_needs_torch_alone(exported, tmp_path):
+    code = '''
+import sys
+class Refuse:
+    def find_spec(self, name, *rest):
+        if name.split('.')[0] == 'its_a_match': raise ImportError(name)
+sys.meta_path.insert(0, Refuse())
+import torch
+predictor = torch.export.load('predictor.pt2').module()
+print({k: tuple(v.shape) for k, v in predictor(torch.rand(5, 3, 16, 16)).items()})
+try: predictor(torch.rand(5, 3, 32, 32))
+except Exception: print('refused')
+'''
+    told = subprocess.run([sys.executable, '-c', code], cwd=exported.folder, capture_output=True, text=True)
+    assert told.stdout.splitlines() == ["{'D': (5, 1, 16, 16), 'N': (5, 3, 16, 16), 'angle': (5, 2), 'scene': (5, 3)}", 'refused'], told.stderr
+
+def test_the_program_runs_on_another_device(exported, program):
+    moved = torch.export.load(exported.folder/'predictor.pt2').module().to('meta')
+    assert all(v.device.type == 'meta' for v in moved(torch.rand(2, 3, 16, 16, device='meta')).values())
+
+def test_the_files_name_no_folder_of_this_machine(exported):
+    here = [str(p).encode() for p in (Path(its_a_match.__file__).parents[1], Path(torch.__file__).parents[1], exported.folder, Path.home())]
+    assert [(f.name, h) for f in exported.folder.iterdir() for h in here if h in f.read_bytes()] == []
+
+def test_heads_that_are_not_used_are_dropped(folder, tmp_path):
+    e = export(folder, 2.5, tmp_path/'it', clock=clock)
+    assert any(len(load_network(folder, n, e.about['seed']).tasks) > len(keys) for n, keys in e.predictor.serves.items())
+    nets = {n: load_network(folder, n, e.about['seed']) for n in e.selection.networks}
+    heads = sum(parameters(nets[n].decoders[k]) for k, n in e.selection.solves.items())
+    assert parameters(e.predictor) == sum(parameters(n.encoder) for n in nets.values()) + heads
+    names = [k for k in e.predictor.state_dict() if '.decoders.' in k]
+    assert sorted({k.split('.')[3] for k in names}) == sorted(KEYS) and len({tuple(k.split('.')[:4]) for k in names}) == len(KEYS)
+
+# what is chosen
+
+def test_the_choice_is_that_of_the_selection_on_validation(folder, exported):
+    val = exportable(folder)
+    assert 'D<N' not in val.index.get_level_values('network') and 'D<N' in collect(folder).index.get_level_values('network')
+    reference = {k: float(val[k].xs(k, level='network').mean()) for k in KEYS}
+    best = {s: select_networks(val.loc[s], 2.5, objective='relative', reference=reference) for s in (0, 1)}
+    seed = min(best, key=lambda s: best[s].total)
+    assert exported.about['seed'] == seed and exported.selection.networks == best[seed].networks and exported.selection.cost <= 2.5
+    assert exported.about['seeds'] == {str(s): best[s].total for s in best}
+    test = collect(folder).loc[('test', seed)]
+    assert exported.about['losses']['test'] == {k: test.at[n, k] for k, n in best[seed].solves.items()}
+    assert [*exported.tasks.network] == [*best[seed].solves.values()] and exported.tasks.predictions['scene'] == 'logits of 3 classes'
+    assert exported.tasks.predictions['angle'] == '2 numbers in rad'
+
+def test_a_seed_and_a_sum(folder, tmp_path):
+    e = export(folder, 8, tmp_path/'it', seed=0, objective='sum', clock=clock)
+    assert e.about['seed'] == 0 and e.selection.total == pytest.approx(select_networks(exportable(folder, 0).loc[0], 8).total)
+
+def test_networks_by_name(folder, tmp_path):
+    e = export(folder, out=tmp_path/'it', networks='scene+D N½ angle', clock=clock)
+    assert e.about['seed'] == 1 and e.predictor.serves == {'D+scene': ('D', 'scene'), 'N@0.5': ('N',), 'angle': ('angle',)} and e.about['budget'] is None
+
+@pytest.mark.parametrize('budget, wanted', [(2.5, (2.5, 'SNT')), ('2.5', (2.5, 'SNT')), (' 2.5 snt ', (2.5, 'SNT')), ('12ms', (12, 'ms')), ('1e1 MS', (10, 'ms')), ('.5', (.5, 'SNT'))])
+def test_budgets(budget, wanted): assert parse_budget(budget) == wanted
+
+@pytest.mark.parametrize('budget, why', [
+    ('two', 'it is not a number'), ('', 'it is not a number'), ('ms', 'it is not a number'), ('1,5', 'it is not a number'), ('nan', 'it is not a number'), ('1 2', 'it is not a number'),
+    ('3s', "its unit 's' is neither SNT nor ms"), ('3 GFLOPs', "its unit 'GFLOPs'"), ('-1', 'it is not above 0'), (0, 'it is not above 0'), ('1e999ms', 'it is not above 0')])
+def test_no_budgets(budget, why):
+    with pytest.raises(ValueError, match=why): parse_budget(budget)
+
+# what it costs
+
+def test_a_budget_in_milliseconds(folder, tmp_path):
+    "By a clock that counts, the least that works is known: the network of all tasks, and all heads."
+    net = load_network(folder, 'D+N+angle+scene', 0)
+    least = round(multiply_adds(net.encoder, (3, 16, 16))/1e6, 4) + sum(round(multiply_adds(d, (8, 1, 1))/1e6, 4) for d in net.decoders.values())
+    with pytest.raises(ValueError, match=f'the least that works is {least:.4f}'[:-1] + r'\d* ms$'): export(folder, f'{least - .001}ms', tmp_path/'it', clock=clock)
+    assert not (tmp_path/'it').exists()
+    e = export(folder, f'{least + 1e-6}ms', tmp_path/'it', clock=clock)
+    assert e.selection.networks == ('D+N+angle+scene',) and e.selection.cost == pytest.approx(least)
+    assert e.latency.promised_ms[0] == pytest.approx(e.latency.ms[0], rel=1e-2) and e.about['unit'] == 'ms'
+
+def test_times(exported):
+    "Beside what was promised stands what was measured, alone, together, and of what it is compared with."
+    t = exported.latency.set_index('what')
+    assert [*t.index] == ['predictor', 'predictor.pt2', *['part of it']*len(exported.selection.networks), 'all in one', 'single tasks']
+    assert t.snt['predictor'] == exported.selection.cost and t.snt['single tasks'] == 4 and t.snt['all in one'] == 1
+    assert (t.measured_snt/t.snt).dropna().between(.97, 1.03).all()
+    assert t.ms['predictor.pt2'] == pytest.approx(t.ms['predictor'])
+    assert t.loc[['part of it'], 'ms'].sum() == pytest.approx(t.ms['predictor'])
+    assert pd.read_csv(exported.folder/'latency.csv').ms.to_list() == pytest.approx(exported.latency.ms.to_list())
+
+def test_a_real_clock():
+    times = Clock((3, 16, 16), repeats=1, rounds=2)({'a': torch.nn.Conv2d(3, 8, 3), 'b': torch.nn.Conv2d(5, 8, 3)}, {'b': (5, 8, 8)})
+    assert [*times] == ['a', 'b'] and all(v > 0 for v in times.values())
+
+# files
+
+def test_files(exported):
+    assert {p.name for p in exported.folder.iterdir()} == FILES
+    about = json.loads((exported.folder/'predictor.json').read_text())
+    assert about == json.loads(json.dumps(exported.about)) and about['shape'] == [3, 16, 16] and about['versions']['its_a_match'] == its_a_match.__version__
+    assert max(about['differences'].values()) <= predictors.TOLERANCE
+    text = (exported.folder/'README.md').read_text()
+    assert "torch.export.load('predictor.pt2').module()" in text and '| scene | scene |' in text
+
+def test_it_is_read_back(exported):
+    images = torch.rand(2, 3, 16, 16)
+    again = load_predictor(exported.folder)
+    with torch.no_grad(): assert all(torch.equal(v, exported.predictor(images)[k]) for k, v in again(images).items())
+    assert again.serves == exported.predictor.serves and again.trained == exported.predictor.trained and again.known == exported.predictor.known
+
+def test_a_damaged_file_is_named(exported, tmp_path):
+    data = bytearray((exported.folder/'predictor.safetensors').read_bytes())
+    data[-5] ^= 1
+    (tmp_path/'predictor.safetensors').write_bytes(data)
+    with pytest.raises(ValueError, match='predictor.safetensors: it is damaged'): load_predictor(tmp_path)
+    with pytest.raises(FileNotFoundError): load_predictor(tmp_path/'none')
+
+def test_an_earlier_export_is_replaced_and_nothing_else(folder, tmp_path):
+    out = tmp_path/'it'
+    first = export(folder, 1, out, clock=clock).about
+    assert export(folder, 4, out, clock=clock).about['budget'] == 4 != first['budget'] and {p.name for p in out.iterdir()} == FILES
+    (out/'notes.txt').touch()
+    with pytest.raises(ValueError, match="this folder holds something else, 'notes.txt'"): export(folder, 1, out, clock=clock)
+    (tmp_path/'mine').mkdir()
+    (tmp_path/'mine'/'README.md').write_text('mine')
+    with pytest.raises(ValueError, match="something else, 'README.md'"): export(folder, 1, tmp_path/'mine', clock=clock)
+    with pytest.raises(ValueError, match='it is a file'): export(folder, 1, tmp_path/'mine'/'README.md', clock=clock)
+    with pytest.raises(ValueError, match='holds something else'): export(folder, 1, folder, clock=clock)
+    assert {p.name for p in tmp_path.iterdir()} == {'it', 'mine'}
+
+def test_a_program_that_differs_is_not_written(folder, tmp_path, monkeypatch):
+    make = predictors.export_program
+    def wrong(predictor, shape):
+        program = make(predictor, shape)
+        next(v for k, v in program.state_dict.items() if k.endswith('weight')).data.mul_(1.1)
+        return program
+    monkeypatch.setattr(predictors, 'export_program', wrong)
+    with pytest.raises(ValueError, match='the exported predictor differs by'): export(folder, 1, tmp_path/'it', clock=clock)
+    assert [*tmp_path.iterdir()] == []
+
+def test_no_room(folder, tmp_path):
+    (tmp_path/'file').touch()
+    with pytest.raises(OSError, match='file'): export(folder, 1, tmp_path/'file'/'it', clock=clock)
+
+# models of one's own
+
+def mine(tasks, size=1, injected=None): return get_model('small', tasks, size, injected)
+
+class Wayward(torch.nn.Module):
+    "An encoder that no program can follow, for what it does depends on the values of the images."
+    def __init__(self): super().__init__(); self.layer = torch.nn.Conv2d(3, 8, 16, stride=16)
+    def forward(self, images): return self.layer(images) if images.sum() > 0 else self.layer(-images)
+
+def wayward(tasks, size=1, injected=None):
+    from its_a_match.models import build
+    return build(Wayward(), tasks, size, injected, side=16)
+
+def test_a_model_of_one_s_own(tmp_path):
+    out, quick = tmp_path/'run', QUICK | dict(model=mine)
+    run(named(['angle+scene'], TASKS[2:]), {s: d.only(['angle', 'scene']) for s, d in DATA.items()}, out, **quick)
+    with pytest.raises(ValueError, match=r'made by the function .*mine, so they can be exported from Python only'): export(out, networks=['angle+scene'], clock=clock)
+    e = export(out, networks=['angle+scene'], clock=clock, model=mine)
+    assert e.folder == out/'export-angle+scene'
+    with pytest.raises(ValueError, match='has to be given as model='): load_predictor(e.folder)
+    assert load_predictor(e.folder, mine).serves == {'angle+scene': ('angle', 'scene')}
+
+def test_a_model_that_no_program_can_follow(tmp_path, capsys):
+    out, quick = tmp_path/'run', QUICK | dict(model=wayward)
+    run(named(['angle'], TASKS[2:3]), {s: d.only(['angle']) for s, d in DATA.items()}, out, **quick)
+    with pytest.raises(ValueError, match=r'torch.export cannot follow the networks \(\w+: [^\n]+\)$'): export(out, 1, clock=clock, model=wayward)
+    assert capsys.readouterr().out == '' and not (out/'export-1').exists()
+
+# what cannot be
+
+@pytest.mark.parametrize('options, why', [
+    (dict(), 'give either a budget or the names of networks'), (dict(budget=1, networks='D'), 'give either'), (dict(budget=.5), 'the least that works is 1 SNT$'),
+    (dict(networks='D'), "task 'N': none of the networks D predicts it"), (dict(networks='D+N E'), "'E' is not one of the tasks"), (dict(networks='D+N@0.3 scene'), "the network 'D\\+N@0.3' is not trained"),
+    (dict(networks='D<N N angle+scene'), "network 'D<N': it is given the label of another task"), (dict(networks='D+scene N angle', seed=0), "the network 'D\\+scene' is not trained with seed 0"),
+    (dict(budget=2, seed=7), 'no network is trained in it with seed 7'), (dict(budget=2, objective='product'), "no objective 'product'"),
+    (dict(budget=2, device='abacus', clock=None), "device 'abacus': torch cannot use it"), (dict(budget=2, batch=0, clock=None, device='cpu'), 'batch is 0')])
+def test_what_cannot_be(folder, tmp_path, options, why):
+    with pytest.raises(ValueError, match=why): export(folder, out=tmp_path/'it', **dict(clock=clock) | options)
+    assert [*tmp_path.iterdir()] == []
+
+def test_what_is_no_campaign(tmp_path):
+    with pytest.raises(ValueError, match='nowhere: there is no such folder'): export(tmp_path/'nowhere', 1)
+    with pytest.raises(ValueError, match='so it is not the folder of a campaign'): export(tmp_path, 1)
+
+def test_without_single_task_networks(tmp_path):
+    "Losses cannot be made comparable, which is said; their sum and names can."
+    out, data = tmp_path/'run', {s: d.only(['D', 'angle']) for s, d in DATA.items()}
+    run(named(['D+angle', 'D'], (TASKS[0], ANGLE)), data, out, **QUICK)
+    with pytest.raises(ValueError, match="the full-size network for 'angle' alone is not trained"): export(out, 1, clock=clock)
+    assert export(out, 1, objective='sum', clock=clock).selection.networks == ('D+angle',)
+    assert 'single tasks' not in [*export(out, networks='D+angle', clock=clock).latency.what]
+
+def test_a_network_that_would_serve_nothing(folder):
+    val  = exportable(folder, 0).loc[0]
+    both = ['D+N', 'D', 'angle+scene']
+    idle = 'D' if val.D['D+N'] < val.D['D'] else None
+    if idle is None: both, idle = ['D+N', 'D', 'N', 'angle+scene'], 'D+N' if val.N['N'] < val.N['D+N'] else 'N'
+    with pytest.raises(ValueError, match=f"network '{idle.replace('+', chr(92) + '+')}': for each of its tasks another network"): export(folder, networks=both, seed=0, clock=clock)
