@@ -22,7 +22,7 @@ setup(
     license_expression='Apache-2.0', keywords=cfg['keywords'].split(), python_requires=f">={cfg['min_python']}",
     packages=find_packages(include=[cfg['lib_path'], f"{cfg['lib_path']}.*"]) + list(carried),
     package_dir={name: folder for name, (folder, _) in carried.items()},
-    package_data={name: files for name, (_, files) in carried.items()},
+    package_data={name: files for name, (_, files) in carried.items()} | {cfg['lib_path']: ['py.typed']},
     install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
     zip_safe=False)

@@ -1,5 +1,5 @@
 "What is made from the notebooks: their outputs, README.md and the documentation site (`make notebooks`, `make docs`)."
-import argparse, base64, io, os, re, shutil, subprocess, sys, tempfile
+import argparse, base64, html, io, os, re, shutil, subprocess, sys, tempfile
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -103,9 +103,9 @@ def broken(site):
 
 def process():
     "nbdev's own part of the site: adds each function's documentation to the notebooks, in `_proc` of the current folder."
-    from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+    from nbdev.quarto import refresh_quarto_yml
     from nbdev.serve import proc_nbs
-    refresh_quarto_yml(); nbdev_sidebar.__wrapped__(); proc_nbs(force=True)
+    refresh_quarto_yml(); proc_nbs(force=True)
 
 def short(name):
     "The name that nbdev gives to a notebook's page: without number or capitals."
@@ -117,7 +117,8 @@ def unlinked(text):
     return re.sub(r'^```python\n.*?^```', lambda m: re.sub(r'\[(`[\w.]+`)\]\([^)]*\)', r'\1', m[0]), text, flags=re.M | re.S)
 
 def rename(proc):
-    "Renames the notebooks in `proc` to the names of their pages, which smalldocs does not do, and makes links to them local."
+    """Renames the notebooks in `proc` to the names of their pages, which smalldocs does not do, makes links to them local,
+    and takes away what it does not read: widths, which are in styles.css as well, and how formulas are drawn, which `alone` does."""
     web = yaml.safe_load((proc/'nbdev.yml').read_text())['website']
     for p in sorted(proc.glob('*.ipynb')):
         nb = nbformat.read(p, 4)
@@ -130,8 +131,21 @@ def rename(proc):
             text[key] = re.sub(r'\]\(([\w-]+\.ipynb)', lambda m: f']({short(m[1])}', local)
         p.unlink()
         nbformat.write(nb, proc/short(p.name))
-    side = proc/'sidebar.yml'
-    side.write_text(re.sub(r'[\w-]+\.ipynb', lambda m: short(m[0]), side.read_text()))
+    for name, change in {'sidebar.yml': (r'[\w-]+\.ipynb', lambda m: short(m[0])), '_quarto.yml': (r'\n *(html-math-method|code-overflow|grid):.*', '')}.items():
+        (proc/name).write_text(re.sub(*change, (proc/name).read_text()))
+
+def formula(found):
+    "A formula in MathML, which browsers draw by themselves, of one in TeX."
+    from latex2mathml.converter import convert
+    made = convert(html.unescape(found[2]).strip(), display='block' if found[1] == 'display' else 'inline')
+    return found[0][:found[0].index('>') + 1] + made.replace('&#x029F5;', '&#x2216;') + '</span>'
+
+def alone(site):
+    "Makes the pages need nothing from other hosts: formulas are drawn without a program, text in a font that the reader has."
+    for p in site.rglob('*.html'):
+        text = re.sub(r'<(script|link)[^>]*//cdn\.jsdelivr\.net/npm/katex[^>]*>(</script>)?', '', p.read_text(encoding='utf-8'))
+        p.write_text(re.sub(r'<span class="math (inline|display)">\\[(\[](.*?)\\[)\]]</span>', formula, text, flags=re.S), encoding='utf-8')
+    for p in site.rglob('*.css'): p.write_text(re.sub(r'@import url\(https?:[^)]*\);?', '', p.read_text(encoding='utf-8')), encoding='utf-8')
 
 def docs(out=root/'_docs'):
     "Builds the documentation site with smalldocs, as `nbdev_docs` does with Quarto; fails on any warning or broken link."
@@ -141,6 +155,7 @@ def docs(out=root/'_docs'):
         python(__file__, 'process')
         rename(Path(tmp, '_proc'))
         python('-m', 'smalldocs.cli', 'render', '--strict', '--quiet', '_proc')
+        alone(Path(tmp, '_proc/_docs'))
         if lost := broken(Path(tmp, '_proc/_docs')): sys.exit('broken links:\n' + '\n'.join(lost))
         shutil.rmtree(out, ignore_errors=True)
         shutil.move(f'{tmp}/_proc/_docs', out)

@@ -22,23 +22,23 @@ from .terminal import again, app, headline, option_numbers, plain_warnings, resu
 # %% ../nbs/40_affinity_command.ipynb #dd08ed28
 _Joint, _Precision = (Enum(n, {v: v for v in values.split()}, type=str) for n, values in (('Joint', 'pairs all'), ('Precision', 'fp32 bf16')))
 _scores, _missing = (partial(typer.Option, rich_help_panel=p, show_default=False) for p in ('How scores are computed', 'What is missing'))
-_Run  = Annotated[Path, typer.Argument(help='Folder of networks, made by train.', show_default=False)]
-_List = Annotated[str, typer.Option(metavar='LIST', help='Short names with commas, as IAS,RSA; all where not given.', show_default=False)]
-_Seeds = Annotated[str, typer.Option(metavar='LIST', help='All of the folder where not given.', show_default=False)]
+_Run  = Annotated[Path, typer.Argument(metavar='RUN', help='Folder of networks, made by train or benchmark.', show_default=False)]
+_List = Annotated[str, typer.Option(metavar='LIST', help='Short names with commas, as in IAS,RSA. By default all.', show_default=False)]
+_Seeds = Annotated[str, typer.Option(metavar='LIST', help='Networks of these seeds. By default all in the folder.', show_default=False)]
 _Json = Annotated[bool, typer.Option('--json', help='Print JSON for programs.')]
-_Own  = Annotated[Path, typer.Option(metavar='FILE.py', help='A Python file that registers scores of your own.', show_default=False)]
+_Own  = Annotated[Path, typer.Option(metavar='FILE.py', help='A Python file that registers a score of your own.', show_default=False)]
 
 # %% ../nbs/40_affinity_command.ipynb #0d1086b4
-_Images = Annotated[int, _scores(metavar='N', min=1, help='Test images for IAS, RSA and CKA; 2,048, or all if there are fewer, where not given.')]
-_Layer  = Annotated[str, _scores(metavar='NAME', help='For RSA and CKA; encoder where not given.')]
-_Attribution = Annotated[str, _scores(metavar='NAME', help="Captum's, for IAS; InputXGradient where not given.")]
-_JointOption = Annotated[_Joint, _scores(help='For GS and GT: the network of each pair, where not given, or the one of all tasks.')]
-_PrecisionOption = Annotated[_Precision, _scores(help='Of numbers, for IAS, RSA and CKA; fp32 where not given.')]
-_Device = Annotated[str, _scores(metavar='NAME', help='cpu, cuda, …; a GPU, if there is one, where not given.')]
+_Images = Annotated[int, _scores(metavar='N', min=1, help='Test images for IAS, RSA and CKA. By default 2,048, or all if there are fewer.')]
+_Layer  = Annotated[str, _scores(metavar='NAME', help='Layer to compare, for RSA and CKA. By default encoder.')]
+_Attribution = Annotated[str, _scores(metavar='NAME', help="A method of captum, for IAS. By default InputXGradient.")]
+_JointOption = Annotated[_Joint, _scores(help='Where gradients are compared, for GS and GT: in the network of each pair, as by default, or in that of all tasks.')]
+_PrecisionOption = Annotated[_Precision, _scores(help='Of the arithmetic, for IAS, RSA and CKA. By default fp32.')]
+_Device = Annotated[str, _scores(metavar='NAME', help='cpu, cuda, … By default a GPU, if there is one.')]
 _Train  = Annotated[bool, _missing('--train', help='Train the networks that scores lack.')]
-_Processes = Annotated[int, _missing(metavar='N', min=1, help='How many are trained at once; as for train.')]
-_Data   = Annotated[Path, _missing(help='Folder of the data set, if it is not where it was.')]
-_LeaveOut = Annotated[Path, _missing(metavar='LIST', help='Views that were not used, if the list is not where it was.')]
+_Processes = Annotated[int, _missing(metavar='N', min=1, help='How many are trained at once. By default one for every processor or GPU.')]
+_Data   = Annotated[Path, _missing(help='Folder of the data set, if it has moved since training.')]
+_LeaveOut = Annotated[Path, _missing(metavar='LIST', help='The list of views that were left out, if it has moved since training.')]
 
 # %% ../nbs/40_affinity_command.ipynb #fb3caedc
 def _options(scores, **given):
@@ -81,13 +81,13 @@ def _record(scored):
     return dict(tables=tables, costs=jsonlib.loads(scored.costs.reset_index().to_json(orient='records')), lacking=scored.lacking)
 
 # %% ../nbs/40_affinity_command.ipynb #cc83d76d
-@app.command()
+@app.command(epilog='For example: its_a_match affinity runs/first --train')
 def affinity(
     context: typer.Context, run: _Run, scores: _List = None, seeds: _Seeds = None, own: _Own = None, json: _Json = False,
     images: _Images = None, layer: _Layer = None, attribution: _Attribution = None, joint: _JointOption = None, precision: _PrecisionOption = None,
     device: _Device = None, train: _Train = False, processes: _Processes = None, data: _Data = None, leave_out: _LeaveOut = None,
 ):
-    "How much tasks have to do with each other, by every score that the networks allow."
+    "Compute scores of task affinity from trained networks: all that these allow."
     seeds = option_numbers('--seeds', seeds, int, '0,1,2')
     from its_a_match.affinity import get_scores, score_run
     from its_a_match.assignment import noted_data

@@ -6,21 +6,22 @@
 __all__ = ['PLAN', 'SIZES', 'whole_numbers', 'plan', 'named', 'check_plan']
 
 # %% ../nbs/14_agenda.ipynb #0b4278c4
+from collections.abc import Iterable, Sequence
 from itertools import combinations, permutations
 
 import pandas as pd
 
-from .tasks import LETTERS, TASKONOMY, get_tasks, network_name, parse_network
+from .tasks import LETTERS, TASKONOMY, Task, get_tasks, network_name, parse_network
 
 # %% ../nbs/14_agenda.ipynb #9c9fa4b4
 PLAN  = ['network', 'seed', 'tasks', 'size', 'injected', 'balancing']  # columns of a plan
 SIZES = (.2, 4)  # the smallest and the largest encoder, in SNT
 
 def whole_numbers(
-    what,   # what to call one of them in messages
-    values, # a number or several
-    low,    # the lowest that is allowed
-)->list:    # of int
+    what:str,                 # what to call one of them in messages
+    values:int|Iterable[int], # a number or several
+    low:int,                  # the lowest that is allowed
+)->list[int]:                 # of int
     "The values as ints; ValueError for one that is not a whole number from `low`."
     values = [values] if isinstance(values, (int, float, str)) or not hasattr(values, '__iter__') else list(values)
     for v in values:
@@ -58,13 +59,13 @@ def _table(jobs):
     return pd.DataFrame(jobs, columns=PLAN).drop_duplicates(['network', 'seed'], ignore_index=True)
 
 def plan(
-    tasks=TASKONOMY,  # names, letters or `Task`s, as for `get_tasks`
-    sizes=(1, .5),    # of the encoder in SNT, .2 to 4: those other than 1 for single tasks only; or {number of tasks: sizes}
-    orders=None,      # for how many tasks at once: a number or several; None: 1 to all, or those that `sizes` names
-    seeds=(0,),       # whole numbers from 0, each for one more training of everything
-    injections=False, # whether to add `A<B`, with B's label as an input, for every two tasks
-    balancing=None,   # how networks of two and more tasks balance their losses, one of `BALANCING`; None: equal weights
-)->pd.DataFrame:      # columns network, seed, tasks (a tuple of keys), size, injected, balancing; put together with `pd.concat`
+    tasks:str|Task|Sequence[str|Task]=TASKONOMY, # names, letters or `Task`s, as for `get_tasks`
+    sizes:float|Sequence[float]|dict=(1, .5), # of the encoder in SNT, .2 to 4, other than 1 for single tasks only; or {number of tasks: sizes}
+    orders:int|Iterable[int]|None=None, # for how many tasks at once: a number or several; None: 1 to all, or those that `sizes` names
+    seeds:int|Iterable[int]=(0,),       # whole numbers from 0, each for one more training of everything
+    injections:bool=False,              # whether to add `A<B`, with B's label as an input, for every two tasks
+    balancing:str|None=None,            # how networks of two and more tasks balance their losses, one of `BALANCING`; None: equal weights
+)->pd.DataFrame: # columns network, seed, tasks (a tuple of keys), size, injected, balancing; put together with `pd.concat`
     "Every group of tasks as a network; ValueError names what cannot be."
     columns, jobs = tuple(t.key for t in get_tasks(tasks)), []
     by, balancing = _sizes(sizes, orders, len(columns)), '' if balancing in (None, 'equal') else balancing
@@ -77,10 +78,10 @@ def plan(
 
 # %% ../nbs/14_agenda.ipynb #da0ce9c6
 def named(
-    names,           # of networks: 'SD', 'S½' or 'S@0.5', 'S<D', 'SDNKE@2+gradnorm', 'seg+depth'
-    tasks=TASKONOMY, # all tasks of the campaign, as for `get_tasks`
-    seeds=(0,),      # whole numbers from 0
-)->pd.DataFrame:     # as of `plan`
+    names:str|Sequence[str],                     # of networks: 'SD', 'S½' or 'S@0.5', 'S<D', 'SDNKE@2+gradnorm', 'seg+depth'
+    tasks:str|Task|Sequence[str|Task]=TASKONOMY, # all tasks of the campaign, as for `get_tasks`
+    seeds:int|Iterable[int]=(0,),                # whole numbers from 0
+)->pd.DataFrame:                                 # as of `plan`
     "The plan of the networks with these names; ValueError names one that cannot be."
     columns, jobs = tuple(t.key for t in get_tasks(tasks)), []
     for seed in whole_numbers('seed', seeds, 0):
@@ -91,8 +92,8 @@ def named(
 
 # %% ../nbs/14_agenda.ipynb #3c83b221
 def check_plan(
-    plan, # DataFrame with the columns `PLAN`; in one that was read from a file tasks may be a text, 'S+D'
-)->tuple: # the plan with canonical names and without repetitions; the keys of its tasks in column order
+    plan:pd.DataFrame, # DataFrame with the columns `PLAN`; in one that was read from a file tasks may be a text, 'S+D'
+)->tuple[pd.DataFrame, tuple[str, ...]]: # the plan with canonical names and without repetitions; the keys of its tasks in column order
     "The plan if it is sound; ValueError names the network that is not."
     if lack := [c for c in PLAN if c not in plan]: raise ValueError(f'the plan has no column {lack[0]!r}')
     rows = plan[PLAN].astype(object).where(plan[PLAN].notna(), '').to_dict('records')

@@ -8,8 +8,10 @@ __all__ = ['SPLITS', 'ENDS', 'MEASURED', 'Archive', 'fingerprint', 'differences'
 
 # %% ../nbs/14_archive.ipynb #d10423f3
 import hashlib, io, json
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -17,7 +19,9 @@ from fastcore.basics import patch
 from filelock import FileLock, Timeout
 
 from .agenda import PLAN
-from .tasks import LETTERS
+from .tasks import LETTERS, Task
+
+if TYPE_CHECKING: from torch.utils.data import Dataset
 
 # %% ../nbs/14_archive.ipynb #b7b9ead9
 SPLITS = ('val', 'test', 'early') # for which a network has losses
@@ -25,33 +29,34 @@ SPLITS = ('val', 'test', 'early') # for which a network has losses
 class Archive:
     "The folder of a campaign."
     def __init__(self,
-        out, # its path; `open_archive` makes one
+        out:str|Path, # its path; `open_archive` makes one
     ): self.out = Path(out)
 
     def __repr__(self): return f'Archive of {len(self.plan())} networks'
 
     def folder(self,
-        network, # its canonical name
-        seed,    # whole number
-    )->Path:     # which need not be there
+        network:str, # its canonical name
+        seed:int,    # whole number
+    )->Path:         # which need not be there
         "Where the files of one network are."
         return self.out/'networks'/network/f'seed-{seed}'
 
-# %% ../nbs/14_archive.ipynb #0b82ffc1
+# %% ../nbs/14_archive.ipynb #16d217c6
 def _hash(*arrays):
     h = hashlib.blake2b(digest_size=8)
     for a in arrays: h.update(repr((a.dtype.str, a.shape)).encode() + np.ascontiguousarray(a).tobytes())
     return h.hexdigest()
 
 def fingerprint(
-    dataset,    # anything with `tasks`, a length and `batch`
-    tasks=None, # `Task`s of it that count; None: all
-    views=8,    # how many are read, at most
-)->dict:        # views, shape (C, H, W), image: 16 hexadecimal digits; labels: {key: 16 digits}
+    dataset:'Dataset',              # anything with `tasks`, a length and `batch`
+    tasks:Iterable[Task]|None=None, # `Task`s of it that count; None: all
+    views:int=8,                    # how many are read, at most
+)->dict:                            # views, shape (C, H, W), image: 16 hexadecimal digits; labels: {key: 16 digits}
     "What tells a split from another one, by the contents of some views; nothing of it depends on where the files are."
     n = len(dataset)
     rgb, targets, masks = dataset.batch(np.unique(np.linspace(0, n - 1, min(views, n)).round().astype(int)))
-    image = _hash((rgb.cpu().numpy()*65535).round().astype(np.uint16))  # 8 or 16 bits a channel, however it is kept
+    colour = rgb.ndim == 4 and rgb.shape[1] == 3
+    image = _hash((rgb.cpu().numpy()*65535).round().astype(np.uint16) if colour else rgb.cpu().numpy())  # 8 or 16 bits of a colour, however it is kept
     labels = {t.key: _hash(targets[t.key].cpu().numpy(), masks[t.key].cpu().numpy()) for t in (dataset.tasks if tasks is None else tasks)}
     return dict(views=n, shape=list(rgb.shape[1:]), image=image, labels=labels)
 
@@ -62,9 +67,9 @@ def _flat(values, at=''):
     return {k: v for name, inner in values.items() for k, v in _flat(inner, f'{at}.{name}' if at else str(name)).items()}
 
 def differences(
-    held, # the description in `campaign.json`
-    new,  # that of this run
-)->dict:  # {'recipe.lr': (held, new)}, in the order of `held`; None where one of them lacks it
+    held:dict,       # the description in `campaign.json`
+    new:dict,        # that of this run
+)->dict[str, tuple]: # {'recipe.lr': (held, new)}, in the order of `held`; None where one of them lacks it
     "In what two descriptions differ; tasks that only one of them has do not count, nor do versions."
     shared = {*held['tasks']} & {*new['tasks']}
     def fields(d):
@@ -75,28 +80,28 @@ def differences(
     return {k: (a.get(k), b.get(k)) for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)}
 
 def describe(
-    tasks,  # `Task`s of the plan
-    data,   # {'train': data set, 'val': …, 'test': …}
-    **more, # what else all networks have in common, plain values: model, recipe, …
-)->dict:    # plain values, as they come back from JSON
+    tasks:Sequence[Task],         # `Task`s of the plan
+    data:'Mapping[str, Dataset]', # {'train': data set, 'val': …, 'test': …}
+    **more,                       # what else all networks have in common, plain values: model, recipe, …
+)->dict:                          # plain values, as they come back from JSON
     "The description of a campaign."
     data = {split: fingerprint(ds, tasks) for split, ds in data.items()}
     return json.loads(json.dumps(dict(tasks={t.key: asdict(t) for t in tasks}, data=data, **more)))
 
 # %% ../nbs/14_archive.ipynb #2d9d43d8
 def write(
-    path, # of the file
-    text, # what it is to hold
-):
+    path:str|Path, # of the file
+    text:str,      # what it is to hold
+)->None:
     "Writes a file that appears whole or not at all; OSError says in a sentence if the disk is full or the folder unwritable."
     from its_a_match.checkpoints import write_bytes  # here, because torch is not needed for reading
     write_bytes(path, text.encode())
 
 def read_table(
-    path,       # CSV file
-    numbers=(), # columns of floats; an empty cell is NaN
-    texts=(),   # other columns that have to be there
-):              # DataFrame, the other columns text
+    path:str|Path,            # CSV file
+    numbers:Sequence[str]=(), # columns of floats; an empty cell is NaN
+    texts:Sequence[str]=(),   # other columns that have to be there
+)->pd.DataFrame:              # DataFrame, the other columns text
     """A table as it was written, numbers to the last bit, which pandas' own reader does not promise; FileNotFoundError if there is none.
 
     ValueError names a file that is damaged."""
@@ -126,10 +131,10 @@ def _letters(keys): return all(len(k) == 1 for k in keys)
 
 # %% ../nbs/14_archive.ipynb #116d296a
 def open_archive(
-    out,         # folder, made if it is not there
-    description, # of `describe`
-    plan,        # DataFrame with the columns `PLAN`; its networks are added to those of the folder
-):               # the `Archive`
+    out:str|Path,      # folder, made if it is not there
+    description:dict,  # of `describe`
+    plan:pd.DataFrame, # DataFrame with the columns `PLAN`; its networks are added to those of the folder
+)->Archive:            # the `Archive`
     "A new folder, or one that was made with the same data, tasks, model and recipe; ValueError names what differs, OSError a folder that is not writable."
     archive = Archive(out)
     archive.out.mkdir(parents=True, exist_ok=True)
@@ -149,15 +154,15 @@ def open_archive(
 
 # %% ../nbs/14_archive.ipynb #106e89ac
 @patch
-def alone(self:Archive): # a context manager; it waits as long as another process holds the folder
+def alone(self:Archive)->FileLock: # a context manager; it waits as long as another process holds the folder
     "Holds the folder, to write what belongs to several networks."
     return FileLock(self.out/'lock')
 
 @patch
 def lock(self:Archive,
-    network, # its canonical name
-    seed,    # whole number
-):           # a `FileLock`, not yet acquired: `acquire(timeout=0)` raises `filelock.Timeout` where another holds it
+    network:str, # its canonical name
+    seed:int,    # whole number
+)->FileLock:     # a `FileLock`, not yet acquired: `acquire(timeout=0)` raises `filelock.Timeout` where another holds it
     "The lock of one network, whose folder is made if need be."
     folder = self.folder(network, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -189,7 +194,7 @@ def _join(self:Archive, plan):
     write(self.out/'plan.csv', new.drop_duplicates(['network', 'seed']).to_csv(index=False))
 
 @patch
-def tasks(self:Archive)->list: # of keys
+def tasks(self:Archive)->list[str]: # of keys
     "The tasks of the campaign in the order of the columns; ValueError if the folder is not that of a campaign."
     if (about := _json(self.out/'campaign.json')) is None: raise ValueError(f'{self.out}: there is no campaign.json in it, so it is not the folder of a campaign')
     if 'tasks' not in about: raise ValueError(f"{self.out/'campaign.json'}: it is damaged, for it does not name the tasks")
@@ -200,25 +205,25 @@ ENDS = ('done', 'diverged')  # how a network can be finished
 
 @patch
 def record(self:Archive,
-    network, # its canonical name
-    seed,    # whole number
-):           # a dictionary; None if it has not come to its end
+    network:str, # its canonical name
+    seed:int,    # whole number
+)->dict|None:    # a dictionary; None if it has not come to its end
     "What `network.json` says; ValueError if that is damaged."
     return _json(self.folder(network, seed)/'network.json')
 
 @patch
 def finished(self:Archive,
-    network, # its canonical name
-    seed,    # whole number
+    network:str, # its canonical name
+    seed:int,    # whole number
 )->bool:
     "Whether there is nothing left to train; ValueError if its record is damaged."
     return (self.record(network, seed) or {}).get('status') in ENDS
 
 def finish(
-    folder, # of one network
-    record, # what `network.json` is to say, plain values; `status` and `reason` among them; None: it has not ended
-    tables, # {name: DataFrame}, to be NAME.csv
-):
+    folder:str|Path,  # of one network
+    record:dict|None, # what `network.json` is to say, plain values; `status` and `reason` among them; None: it has not ended
+    tables:Mapping[str, pd.DataFrame], # {name: DataFrame}, to be NAME.csv
+)->None:
     "Writes what has come of one network, its record last; OSError if it cannot be written."
     for name, table in tables.items():
         write(Path(folder)/f'{name}.csv', table.to_csv(index=isinstance(table.index, pd.MultiIndex) or table.index.name is not None))
@@ -240,8 +245,8 @@ def _state(archive, network, seed):
     return [found['status'], found['reason'], *map(found.get, MEASURED)]
 
 def states(
-    out, # folder of a campaign
-)->pd.DataFrame: # index `network`, `seed`; `status`, `reason` and what was measured: seconds, images a second, parameters, SNT, …
+    out:str|Path, # folder of a campaign
+)->pd.DataFrame:  # index `network`, `seed`; `status`, `reason` and what was measured: seconds, images a second, parameters, SNT, …
     "How far every network of the plan is; ValueError if `out` is not the folder of a campaign."
     archive = Archive(out)
     plan = archive.plan()
@@ -258,8 +263,8 @@ def _losses(archive, row, tasks):
     return {s: of.set_index('task').loss.reindex(tasks) for s, of in held.groupby('split')}
 
 def collect(
-    out, # folder of a campaign
-)->pd.DataFrame: # index `split` (early, test, val), `seed`, `network`; `cost` in SNT and one column per task, NaN where it is not solved
+    out:str|Path, # folder of a campaign
+)->pd.DataFrame:  # index `split` (early, test, val), `seed`, `network`; `cost` in SNT and one column per task, NaN where it is not solved
     "The losses of the networks that are done; ValueError if `out` is not the folder of a campaign, or names a damaged file."
     archive = Archive(out)
     tasks, rows = archive.tasks(), {}
@@ -272,7 +277,7 @@ def collect(
 
 # %% ../nbs/14_archive.ipynb #62062890
 @patch
-def write_candidates(self:Archive):
+def write_candidates(self:Archive)->None:
     "Writes candidates/SPLIT-SEED.csv anew from what is done; OSError if they cannot be written."
     with self.alone():
         plan, table = self.plan(), collect(self.out)

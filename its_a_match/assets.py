@@ -7,11 +7,15 @@ __all__ = ['CLASSES', 'MAKERS', 'Texture', 'flat', 'texture_image', 'hsv', 'dim'
            'moved', 'box', 'panel', 'ball', 'disk', 'tube', 'bounds', 'outline', 'draw', 'furniture']
 
 # %% ../nbs/03_assets.ipynb #3f570e2b
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.spatial import ConvexHull
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../nbs/03_assets.ipynb #e36ec4e6
 CLASSES = ('unlabelled', 'wall', 'floor', 'ceiling', 'door', 'window', 'picture', 'rug', 'table', 'chair', 'sofa', 'bed', 'shelf', 'lamp',
@@ -27,7 +31,7 @@ class Texture:
     seed:int=0             # of its grain; for a photo its number
 
 def flat(
-    colour, # (r, g, b), sRGB, 0..1
+    colour:Sequence[float], # (r, g, b), sRGB, 0..1
 )->Texture:
     "A texture of one colour."
     return Texture('flat', (tuple(colour),) * 2)
@@ -67,9 +71,9 @@ def _outside(n, rng):
 # %% ../nbs/03_assets.ipynb #12dd8250
 @lru_cache
 def texture_image(
-    texture,    # a `Texture` that is neither a photo nor flat
-    n=64,       # side, pixels
-)->np.ndarray:  # (n, n, 3) uint8, sRGB: one repeat
+    texture:Texture, # a `Texture` that is neither a photo nor flat
+    n:int=64,        # side, pixels
+)->np.ndarray:       # (n, n, 3) uint8, sRGB: one repeat
     "The picture of a procedural texture; ValueError for another kind."
     rng, (a, b) = np.random.default_rng(texture.seed), np.array(texture.colours, float)
     if   texture.kind == 'window': return np.uint8(_outside(n, rng) * 255)
@@ -81,40 +85,40 @@ def texture_image(
 
 # %% ../nbs/03_assets.ipynb #ac17300e
 def hsv(
-    h, # hue, 0..1 around the circle
-    s, # saturation, 0..1
-    v, # value, 0..1
-)->tuple: # (r, g, b), sRGB, 0..1
+    h:float, # hue, 0..1 around the circle
+    s:float, # saturation, 0..1
+    v:float, # value, 0..1
+)->tuple[float, float, float]: # (r, g, b), sRGB, 0..1
     "A colour by its hue, saturation and value."
     k = (np.array([5, 3, 1]) + h * 6) % 6
     return tuple(float(c) for c in v - v * s * np.clip(np.minimum(k, 4 - k), 0, 1))
 
 def dim(
-    colour, # (r, g, b), sRGB, 0..1
-    factor, # below 1 darker, above 1 brighter
-)->tuple:   # (r, g, b)
+    colour:Sequence[float], # (r, g, b), sRGB, 0..1
+    factor:float,           # below 1 darker, above 1 brighter
+)->tuple[float, ...]:       # (r, g, b)
     "A colour made darker or brighter."
     return tuple(min(1., c * factor) for c in colour)
 
 def vivid(
-    rng,          # a numpy Generator
-    s=(.55, 1),   # lowest and highest saturation
-    v=(.35, .95), # lowest and highest value
-)->tuple:         # (r, g, b), sRGB, 0..1
+    rng:np.random.Generator,          # a numpy Generator
+    s:tuple[float, float]=(.55, 1),   # lowest and highest saturation
+    v:tuple[float, float]=(.35, .95), # lowest and highest value
+)->tuple[float, float, float]:        # (r, g, b), sRGB, 0..1
     "A random colour of any hue."
     return hsv(rng.random(), rng.uniform(*s), rng.uniform(*v))
 
 # %% ../nbs/03_assets.ipynb #85aed0cb
 def wood(
-    rng, # a numpy Generator
+    rng:np.random.Generator, # a numpy Generator
 )->Texture:
     "A texture of brown planks."
     c = hsv(rng.uniform(.03, .11), rng.uniform(.45, .85), rng.uniform(.25, .75))
     return Texture('wood', (c, dim(c, .5)), (1, 1), int(rng.integers(1 << 30)))
 
 def cloth(
-    rng,           # a numpy Generator
-    repeat=(2, 2), # of the pattern along the two sides
+    rng:np.random.Generator,           # a numpy Generator
+    repeat:tuple[float, float]=(2, 2), # of the pattern along the two sides
 )->Texture:
     "A texture for covers: one colour, stripes, checks or mottled."
     a, kind = vivid(rng), str(rng.choice(['flat', 'flat', 'stripes', 'checker', 'noise']))
@@ -128,47 +132,49 @@ def _hard(rng):
 @dataclass(frozen=True)
 class Part:
     "One shape with its class and its looks."
-    shape:str                  # cube, rectangle, sphere, cylinder, inside or disk
-    matrix:np.ndarray          # (4, 4), from the shape's own coordinates to metres
-    label:str                  # one of `CLASSES`
+    shape:str                                  # cube, rectangle, sphere, cylinder, inside or disk
+    matrix:np.ndarray                          # (4, 4), from the shape's own coordinates to metres
+    label:str                                  # one of `CLASSES`
     texture:Texture=Texture()
-    glow:float=0.              # light it sends out as a multiple of its colour; it is seen, but lights nothing else
-    power:tuple=None           # radiance (r, g, b) of a part that lights the room
-    thing:int=0                # number of the object it belongs to
+    glow:float=0.                              # light it sends out as a multiple of its colour; it is seen, but lights nothing else
+    power:tuple[float, float, float]|None=None # radiance (r, g, b) of a part that lights the room
+    thing:int=0                                # number of the object it belongs to
+
+_Vector = Sequence[float]|np.ndarray  # (3,)
 
 def matrix(
-    x, y, z, # (3,) columns: where the shape's own axes go
-    origin,  # (3,) metres: where its origin goes
-)->np.ndarray: # (4, 4)
+    x:_Vector, y:_Vector, z:_Vector, # (3,) columns: where the shape's own axes go
+    origin:_Vector,                  # (3,) metres: where its origin goes
+)->np.ndarray:                       # (4, 4)
     "The matrix with these columns."
     return np.vstack([np.column_stack([x, y, z, origin]).astype(float), [0, 0, 0, 1]])
 
 def moved(
-    parts,   # `Part`s
-    at,      # (4, 4) matrix
-    thing=0, # number of the object they become
-)->list:     # new `Part`s
+    parts:Iterable[Part], # `Part`s
+    at:np.ndarray,        # (4, 4) matrix
+    thing:int=0,          # number of the object they become
+)->list[Part]:            # new `Part`s
     "The same parts somewhere else."
     return [replace(p, matrix=at @ p.matrix, thing=thing) for p in parts]
 
 # %% ../nbs/03_assets.ipynb #76319189
 def box(
-    label,          # class
-    lo,             # (3,) lowest corner, metres
-    hi,             # (3,) highest corner, metres
-    texture=Texture(),
-    **looks,        # `glow`, `power`
+    label:str,  # class
+    lo:_Vector, # (3,) lowest corner, metres
+    hi:_Vector, # (3,) highest corner, metres
+    texture:Texture=Texture(),
+    **looks,    # `glow`, `power`
 )->Part:
     "A cuboid between two corners."
     lo, hi = np.array(lo, float), np.array(hi, float)
     return Part('cube', matrix(*np.diag((hi - lo) / 2), (lo + hi) / 2), label, texture, **looks)
 
 def panel(
-    label,          # class
-    corner,         # (3,) metres
-    u,              # (3,) one side
-    v,              # (3,) the other; u × v points to where it is seen from
-    texture=Texture(),
+    label:str,      # class
+    corner:_Vector, # (3,) metres
+    u:_Vector,      # (3,) one side
+    v:_Vector,      # (3,) the other; u × v points to where it is seen from
+    texture:Texture=Texture(),
     **looks,        # `glow`, `power`
 )->Part:
     "A rectangle from a corner along two sides."
@@ -178,35 +184,35 @@ def panel(
 
 # %% ../nbs/03_assets.ipynb #b2783630
 def ball(
-    label,          # class
-    centre,         # (3,) metres
-    r,              # radius, metres
-    texture=Texture(),
+    label:str,      # class
+    centre:_Vector, # (3,) metres
+    r:float,        # radius, metres
+    texture:Texture=Texture(),
     **looks,        # `glow`, `power`
 )->Part:
     "A sphere."
     return Part('sphere', matrix(*np.eye(3) * r, centre), label, texture, **looks)
 
 def disk(
-    label,          # class
-    centre,         # (3,) metres
-    r,              # radius, metres
-    texture=Texture(),
-    up=1,           # seen from above; -1: from below
+    label:str,      # class
+    centre:_Vector, # (3,) metres
+    r:float,        # radius, metres
+    texture:Texture=Texture(),
+    up:int=1,       # seen from above; -1: from below
     **looks,        # `glow`, `power`
 )->Part:
     "A level disk."
     return Part('disk', matrix([r, 0, 0], [0, r * up, 0], [0, 0, up], centre), label, texture, **looks)
 
 def tube(
-    label,          # class
-    foot,           # (3,) middle of its lower end, metres
-    top,            # height of its upper end, metres
-    r,              # radius, metres
-    texture=Texture(),
-    ends='closed',  # 'closed' by disks; 'hidden': not to be seen; 'open': its inside is seen
-    **looks,        # `glow`, `power`
-)->list:            # `Part`s
+    label:str,         # class
+    foot:_Vector,      # (3,) middle of its lower end, metres
+    top:float,         # height of its upper end, metres
+    r:float,           # radius, metres
+    texture:Texture=Texture(),
+    ends:str='closed', # 'closed' by disks; 'hidden': not to be seen; 'open': its inside is seen
+    **looks,           # `glow`, `power`
+)->list[Part]:         # `Part`s
     "An upright cylinder."
     x, y, z = foot
     side = Part('cylinder', matrix([r, 0, 0], [0, r, 0], [0, 0, top - z], foot), label, texture, **looks)
@@ -216,8 +222,8 @@ def tube(
 
 # %% ../nbs/03_assets.ipynb #1aabc71c
 def bounds(
-    parts, # `Part`s, one at least
-)->np.ndarray: # (2, 3): lowest and highest coordinates, metres
+    parts:Sequence[Part], # `Part`s, one at least
+)->np.ndarray:            # (2, 3): lowest and highest coordinates, metres
     "The cuboid around parts."
     m = np.array([p.matrix for p in parts])
     columns, middle, kind = np.abs(m[:, :3, :3]), m[:, :3, 3].copy(), np.array([p.shape for p in parts])
@@ -231,9 +237,9 @@ def bounds(
 
 # %% ../nbs/03_assets.ipynb #86c9254a
 def outline(
-    part, # a `Part`
-    view, # (2, 3): what goes right and what goes up on the paper, in metres
-)->np.ndarray: # (corners, 2), or None for a part seen edge-on
+    part:Part,       # a `Part`
+    view:np.ndarray, # (2, 3): what goes right and what goes up on the paper, in metres
+)->np.ndarray|None:  # (corners, 2), or None for a part seen edge-on
     "The part's silhouette on paper."
     a = np.linspace(0, 2 * np.pi, 24, endpoint=False)
     ring = np.stack([np.cos(a), np.sin(a), 0 * a], -1)
@@ -246,10 +252,10 @@ def outline(
     return flat[ConvexHull(flat).vertices]
 
 def draw(
-    parts, # `Part`s
-    view,  # (2, 3): what goes right and what goes up on the paper, in metres
-    ax,    # a matplotlib Axes
-):
+    parts:Iterable[Part], # `Part`s
+    view:np.ndarray,      # (2, 3): what goes right and what goes up on the paper, in metres
+    ax:'Axes',            # a matplotlib Axes
+)->None:
     "Paint the parts from back to front in their main colours."
     towards = np.cross(*view)
     for p in sorted(parts, key=lambda p: p.matrix[:3, 3] @ towards):
@@ -350,10 +356,10 @@ def _plant(rng, small=False):
 MAKERS = dict(table=_table, chair=_chair, sofa=_sofa, bed=_bed, shelf=_shelf, lamp=_lamp, box=_box, ball=_ball, plant=_plant)
 
 def furniture(
-    label,   # table, chair, sofa, bed, shelf, lamp, box, ball or plant
-    rng,     # a numpy Generator
-    **size,  # `small=True` for a lamp, box, ball or plant that stands on a table
-)->list:     # `Part`s: x along it, y to its front, z up; the footprint's middle is the origin
+    label:str,               # table, chair, sofa, bed, shelf, lamp, box, ball or plant
+    rng:np.random.Generator, # a numpy Generator
+    **size,                  # `small=True` for a lamp, box, ball or plant that stands on a table
+)->list[Part]:               # `Part`s: x along it, y to its front, z up; the footprint's middle is the origin
     "A random piece of furniture; ValueError for another label."
     if label not in MAKERS: raise ValueError(f"there is no furniture {label!r}: choose {', '.join(MAKERS)}")
     parts = MAKERS[label](rng, **size)

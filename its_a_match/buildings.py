@@ -7,12 +7,16 @@ __all__ = ['HUNG', 'SIZES', 'THICK', 'Room', 'Building', 'overlaps', 'stand', 'h
            'plan', 'Camera', 'look_at', 'cameras', 'CLASSES', 'Part', 'Texture']
 
 # %% ../nbs/03_buildings.ipynb #623626e8
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .assets import CLASSES, Part, Texture, ball, bounds, box, dim, disk, draw, flat, furniture, hsv, matrix, moved, panel, tube
 from .assets import vivid, wood
+
+if TYPE_CHECKING: from matplotlib.axes import Axes
 
 # %% ../nbs/03_buildings.ipynb #dfdda1bd
 _all_ = ['CLASSES', 'Part', 'Texture']
@@ -29,8 +33,8 @@ class Room:
 
     def wall(
         self,
-        k, # 0 south, 1 east, 2 north, 3 west
-    )->tuple: # (4, 4) matrix from the wall's coordinates to the building's, and its length in metres
+        k:int, # 0 south, 1 east, 2 north, 3 west
+    )->tuple[np.ndarray, float]: # (4, 4) matrix from the wall's coordinates to the building's, and its length in metres
         "Where a wall is."
         corner = [(self.x0, self.y0), (self.x1, self.y0), (self.x1, self.y1), (self.x0, self.y1)][k]
         x, y = [(1, 0), (0, 1), (-1, 0), (0, -1)][k]
@@ -51,25 +55,25 @@ class Building:
 
     def add(
         self,
-        parts, # `Part`s
-        at,    # (4, 4) matrix from their coordinates to the building's
-    ):
+        parts:Iterable[Part], # `Part`s
+        at:np.ndarray,        # (4, 4) matrix from their coordinates to the building's
+    )->None:
         "Put in an object."
         self.objects += 1
         self.parts += moved(parts, at, self.objects)
 
     def room_at(
         self,
-        x, # metres to the east
+        x:float, # metres to the east
     )->int:
         "Number of the room there."
         return int(len(self.rooms) > 1 and x > self.rooms[0].x1)
 
 # %% ../nbs/03_buildings.ipynb #fa6f1066
 def overlaps(
-    a, # (..., 4) rectangles x0, y0, x1, y1
-    b, # (..., 4) rectangles
-)->np.ndarray: # (...) bool
+    a:Sequence|np.ndarray, # (..., 4) rectangles x0, y0, x1, y1
+    b:Sequence|np.ndarray, # (..., 4) rectangles
+)->np.ndarray:             # (...) bool
     "Whether rectangles share more than an edge."
     a, b = np.asarray(a), np.asarray(b)
     return (a[..., :2] < b[..., 2:]).all(-1) & (b[..., :2] < a[..., 2:]).all(-1)
@@ -86,13 +90,13 @@ def _somewhere(room, parts, rng):
     return matrix([np.cos(a), np.sin(a), 0], [-np.sin(a), np.cos(a), 0], [0, 0, 1], [x, y, 0])
 
 def stand(
-    building,      # a `Building`, changed in place
-    room,          # number of the room
-    parts,         # `Part`s around the origin, their front at +y
-    rng,           # a numpy Generator
-    against=False, # with the back to a wall
-    tries=30,      # how many places are tried
-)->np.ndarray:     # (4, 4) matrix to where it stands, or None
+    building:Building,       # a `Building`, changed in place
+    room:int,                # number of the room
+    parts:Sequence[Part],    # `Part`s around the origin, their front at +y
+    rng:np.random.Generator, # a numpy Generator
+    against:bool=False,      # with the back to a wall
+    tries:int=30,            # how many places are tried
+)->np.ndarray|None:          # (4, 4) matrix to where it stands, or None
     "Find a free place on the floor for furniture, 4 cm from all other."
     r, (_, (w, d, h)) = building.rooms[room], bounds(parts)
     for _ in range(tries):
@@ -136,12 +140,12 @@ HUNG = dict(door=_door, window=_window, picture=_picture)
 
 # %% ../nbs/03_buildings.ipynb #45fd3ed1
 def hang(
-    building, # a `Building`, changed in place
-    room,     # number of the room
-    label,    # door, window or picture
-    rng,      # a numpy Generator
-    tries=20, # how many places are tried
-)->np.ndarray: # (4, 4) matrix to where it hangs, or None
+    building:Building,       # a `Building`, changed in place
+    room:int,                # number of the room
+    label:str,               # door, window or picture
+    rng:np.random.Generator, # a numpy Generator
+    tries:int=20,            # how many places are tried
+)->np.ndarray|None:          # (4, 4) matrix to where it hangs, or None
     "Make a thing and find a free place on a wall for it."
     parts, r = HUNG[label](rng), building.rooms[room]
     (_, _, z0), (w, _, z1) = bounds(parts)
@@ -244,10 +248,10 @@ def _set_table(building, rng, room):
 
 # %% ../nbs/03_buildings.ipynb #6b9ae524
 def furnish(
-    building, # a `Building`, changed in place
-    room,     # number of the room
-    rng,      # a numpy Generator
-):
+    building:Building,       # a `Building`, changed in place
+    room:int,                # number of the room
+    rng:np.random.Generator, # a numpy Generator
+)->None:
     "Fill a room with all that it holds."
     r = building.rooms[room]
     some = lambda low, high: range(int(rng.integers(low, high + 1)))
@@ -268,16 +272,16 @@ def furnish(
 
 # %% ../nbs/03_buildings.ipynb #ddd1aa45
 def stream(
-    name,    # of a building
-    seed,    # 0 or more
-    purpose, # what the numbers are for
+    name:str,    # of a building
+    seed:int,    # 0 or more
+    purpose:str, # what the numbers are for
 )->np.random.Generator:
     "Random numbers that are the same for the same arguments."
     return np.random.default_rng([seed, *f'{name}/{purpose}'.encode()])
 
 def make_building(
-    name, # another name, another building
-    seed, # 0 or more
+    name:str, # another name, another building
+    seed:int, # 0 or more
 )->Building:
     "A furnished building of one or two rooms, the same for the same name and seed."
     rng = stream(name, seed, 'building')
@@ -294,9 +298,9 @@ def make_building(
 
 # %% ../nbs/03_buildings.ipynb #22f442ff
 def plan(
-    building, # a `Building`
-    ax,       # a matplotlib Axes
-):
+    building:Building, # a `Building`
+    ax:'Axes',         # a matplotlib Axes
+)->None:
     "Draw a building from above without its ceilings, in metres."
     off = {p.thing for p in building.parts if p.label == 'ceiling' or p.power}
     floors = [p for p in building.parts if p.label in ('floor', 'rug')]
@@ -312,9 +316,9 @@ class Camera:
     fov:float         # field of view from side to side, degrees
 
 def look_at(
-    eye,    # (3,) metres
-    target, # (3,) metres, not straight above or below
-    fov,    # field of view, degrees
+    eye:Sequence[float]|np.ndarray,    # (3,) metres
+    target:Sequence[float]|np.ndarray, # (3,) metres, not straight above or below
+    fov:float,                         # field of view, degrees
 )->Camera:
     "A camera that looks from `eye` to `target`, held level."
     back = np.array(eye, float) - target
@@ -324,9 +328,9 @@ def look_at(
 
 # %% ../nbs/03_buildings.ipynb #1d685db1
 def cameras(
-    building, # a `Building`
-    rng,      # a numpy Generator
-):
+    building:Building,       # a `Building`
+    rng:np.random.Generator, # a numpy Generator
+)->Iterator[Camera]:
     "Cameras that may give a view, without end."
     while True:
         r, fov = building.rooms[int(rng.integers(len(building.rooms)))], rng.uniform(45, 75)

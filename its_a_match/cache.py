@@ -7,9 +7,11 @@ __all__ = ['FORMAT', 'bytes_per_view', 'fingerprint', 'CacheReader', 'cached']
 
 # %% ../nbs/05_cache.ipynb #639d7e34
 import errno, hashlib, json, os, shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from fastcore.basics import patch
@@ -19,13 +21,15 @@ from platformdirs import user_cache_dir
 
 from .encoding import read_resized
 from .processes import cores, each
-from .tasks import RGB
+from .tasks import RGB, Task
+
+if TYPE_CHECKING: from its_a_match.taskonomy import TaskonomyDataset
 
 # %% ../nbs/05_cache.ipynb #b09e2ef5
 def bytes_per_view(
-    tasks, # `Task`s; the image comes on top of them
-    size,  # side of a square in pixels, or (height, width)
-)->int:    # bytes
+    tasks:Iterable[Task],   # `Task`s; the image comes on top of them
+    size:int|Sequence[int], # side of a square in pixels, or (height, width)
+)->int:                     # bytes
     "What a view with all its labels takes in a cache."
     per_pixel = {t.name: np.dtype(t.dtype).itemsize*(t.channels if t.kind == 'dense' else 1) for t in (RGB, *tasks)}
     return int(np.prod(np.broadcast_to(size, 2)))*sum(per_pixel.values())
@@ -47,11 +51,11 @@ def _place(dataset, folder):
 
 # %% ../nbs/05_cache.ipynb #81392288
 def fingerprint(
-    root,      # folder of the data set
-    files,     # paths below `root`, one a view; NaN where there is none
-    task,      # their `Task`
-    size=None, # (height, width) to which they are resized; None: they are not
-)->str:        # 32 hexadecimal digits
+    root:str|Path,                # folder of the data set
+    files:Iterable[str|float],    # paths below `root`, one a view; NaN where there is none
+    task:Task,                    # their `Task`
+    size:Sequence[int]|None=None, # (height, width) to which they are resized; None: they are not
+)->str:                           # 32 hexadecimal digits
     "Differs where a path, a file's size, its time of change, the task's encoding or the size does; ValueError names a file that is not there."
     h = hashlib.blake2b(repr((FORMAT, _encoding(task), size)).encode(), digest_size=16)
     for file in files:
@@ -162,15 +166,15 @@ def _build(where, root, views, tasks, marks, size, processes, progress):
 class CacheReader:
     "Reads counts from the arrays of a cache; stands in for the data set's reader of files."
     def __init__(self,
-        folder, # of the cache
-        tasks,  # `Task`s it is read for, the image among them
-        marks,  # fingerprint of each task's array, by modality
+        folder:str|Path,         # of the cache
+        tasks:Iterable[Task],    # `Task`s it is read for, the image among them
+        marks:Mapping[str, str], # fingerprint of each task's array, by modality
     ): self.folder, self.tasks, self.marks, self._open = Path(folder), {t.name: t for t in tasks}, marks, {}
 
     def __call__(self,
-        indices, # of rows that have the modality, int (B,)
-        task,    # a `Task` of the cache
-    ):           # counts (B, H, W) or (B, H, W, C); a view of the file where the indices follow one another, read-only then
+        indices:Sequence[int]|np.ndarray, # of rows that have the modality, int (B,)
+        task:Task,                        # a `Task` of the cache
+    )->np.ndarray: # counts (B, H, W) or (B, H, W, C); a view of the file where the indices follow one another, read-only then
         "Counts as they were in the files, resized; ValueError if the cache does not hold such a task."
         array, first, n = self.array(task), int(indices[0]), len(indices)
         if indices[-1] - first == n - 1 and (n < 3 or (np.diff(indices) == 1).all()): return array[first:first+n]
@@ -181,8 +185,8 @@ class CacheReader:
 # %% ../nbs/05_cache.ipynb #29198e28
 @patch
 def array(self:CacheReader,
-    task, # a `Task` of the cache
-):        # counts of all views, (views, H, W) or (views, H, W, C), read-only
+    task:Task, # a `Task` of the cache
+)->np.ndarray: # counts of all views, (views, H, W) or (views, H, W, C), read-only
     "The mapped array of a task; ValueError if the cache does not hold it as it was."
     own = self.tasks.get(task.name)
     if own is not task and (own is None or _encoding(own) != _encoding(task)):
@@ -195,11 +199,11 @@ def array(self:CacheReader,
 
 # %% ../nbs/05_cache.ipynb #936c4490
 def cached(
-    dataset,        # a `TaskonomyDataset`
-    folder=None,    # where caches are kept, each in a folder of its own; None: its_a_match/decoded where this system keeps caches
-    processes=None, # that build it; None: one a core, or a single one for some hundred views
-    progress=None,  # called with the numbers of views done and of all, at the start of building and as it goes on
-):                  # the same data set reading from the cache; `reader.folder` says where that is
+    dataset:'TaskonomyDataset', # a `TaskonomyDataset`
+    folder:str|Path|None=None, # where caches are kept, each in its own folder; None: its_a_match/decoded where this system keeps caches
+    processes:int|None=None, # that build it; None: one a core, or a single one for some hundred views
+    progress:Callable[[int, int], None]|None=None, # called with the numbers of views done and of all, when building starts and as it goes on
+)->'TaskonomyDataset':       # the same data set reading from the cache; `reader.folder` says where that is
     "The data set with a cache, built if need be; ValueError names a bad file, OSError a full disk, RuntimeError tells of a killed process."
     if processes is not None and not (isinstance(processes, int) and processes > 0): raise ValueError(f'processes is {processes!r}, not a whole number from 1')
     where = _place(dataset, folder or Path(user_cache_dir('its_a_match', appauthor=False))/'decoded')

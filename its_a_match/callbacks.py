@@ -7,27 +7,31 @@ __all__ = ['HOOKS', 'Callback', 'named', 'load_states', 'EqualWeights']
 
 # %% ../nbs/12_callbacks.ipynb #d836b32b
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING: from its_a_match.training import Training
 
 # %% ../nbs/12_callbacks.ipynb #7013c815
 HOOKS = ('before_fit', 'before_epoch', 'before_step', 'after_backward', 'after_step', 'after_epoch', 'after_save', 'after_fit')
 
 class Callback:
     "Sees a training `t` at each of its stages; a subclass writes the hooks it needs."
-    def before_fit(self, t):     "The training begins, or goes on where it was interrupted."
-    def before_epoch(self, t):   "An epoch begins; `t.epoch` counts from 1."
-    def before_step(self, t):    "`t.images`, `t.targets` and `t.masks` are there."
-    def after_backward(self, t): "So are `t.outputs`, `t.losses` and the gradients, which with fp16 are times `t.scale`."
-    def after_step(self, t):     "The weights have moved, and `t.step` counts this step."
-    def after_epoch(self, t):    "The network was measured: `t.losses_on('val', t.epoch)`."
-    def after_save(self, t):     "The epoch's checkpoint is in the folder, if there is one."
-    def after_fit(self, t):      "No step will follow."
+    def before_fit(self, t:'Training')->None:     "The training begins, or goes on where it was interrupted."
+    def before_epoch(self, t:'Training')->None:   "An epoch begins; `t.epoch` counts from 1."
+    def before_step(self, t:'Training')->None:    "`t.images`, `t.targets` and `t.masks` are there."
+    def after_backward(self, t:'Training')->None: "So are `t.outputs`, `t.losses` and the gradients, which with fp16 are times `t.scale`."
+    def after_step(self, t:'Training')->None:     "The weights have moved, and `t.step` counts this step."
+    def after_epoch(self, t:'Training')->None:    "The network was measured: `t.losses_on('val', t.epoch)`."
+    def after_save(self, t:'Training')->None:     "The epoch's checkpoint is in the folder, if there is one."
+    def after_fit(self, t:'Training')->None:      "No step will follow."
     def state(self)->dict: return {} # what is to survive an interruption: numbers, texts, lists, dicts and tensors
-    def load(self, state):       "Takes up what `state` gave, just before `before_fit`."
+    def load(self, state:dict)->None:             "Takes up what `state` gave, just before `before_fit`."
 
 # %% ../nbs/12_callbacks.ipynb #2f3b934e
 def named(
-    callbacks, # in the order in which they were given to `fit`
-)->dict:       # name -> callback; the name is the class's, with a number from the second of a class on
+    callbacks:Iterable[Callback], # in the order in which they were given to `fit`
+)->dict[str, Callback]:           # name -> callback; the name is the class's, with a number from the second of a class on
     "The callbacks by a name that is the same in every run."
     seen, found = Counter(), {}
     for c in callbacks:
@@ -37,9 +41,9 @@ def named(
     return found
 
 def load_states(
-    callbacks, # as for `named`
-    states,    # name -> `state()`, from a checkpoint
-):
+    callbacks:Iterable[Callback], # as for `named`
+    states:Mapping[str, dict],    # name -> `state()`, from a checkpoint
+)->None:
     "Each callback takes up its state; ValueError names one that was there before and is not now, or the other way round."
     here = named(callbacks)
     for n in states:
@@ -53,4 +57,4 @@ class EqualWeights(Callback):
     "The balancing of the papers: no task counts more than another."
     name = 'equal'
     own_reduction = False # whether it averages the gradients of several processes itself; they are then not averaged for it
-    def backward(self, t): t.accelerator.backward(t.reduce(t.losses.values()))
+    def backward(self, t:'Training')->None: t.accelerator.backward(t.reduce(t.losses.values()))

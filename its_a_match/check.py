@@ -7,6 +7,7 @@ __all__ = ['PROBLEMS', 'NOTES', 'Finding', 'examine_file', 'check_data', 'summar
 
 # %% ../nbs/06_check.ipynb #a1cb2fc3
 from collections import Counter, defaultdict, namedtuple
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain, groupby, islice, tee
@@ -20,7 +21,7 @@ from .encoding import decode, open_image, read_counts
 from .folders import class_names, folder_views, read_splits, view_folders
 from .processes import cores, each
 from .published import match_buildings
-from .tasks import MODALITIES, RGB, TASKONOMY, get_tasks
+from .tasks import MODALITIES, RGB, TASKONOMY, Task, get_tasks
 
 # %% ../nbs/06_check.ipynb #f0888e88
 PROBLEMS = {
@@ -45,13 +46,13 @@ NOTES = 'one value', 'sizes differ', 'no split', 'no files', 'extra files'
 
 class Finding(NamedTuple):
     "A row of the table; None where it does not apply."
-    problem:str        # a key of `PROBLEMS`
-    detail:str         # what exactly, in words
-    building:str=None  # name of the building
-    point:int=None     # number of the point
-    view:int=None      # number of the view
-    modality:str=None  # name of the folder: 'rgb', 'normal', …
-    file:str=None      # path below the data set
+    problem:str            # a key of `PROBLEMS`
+    detail:str             # what exactly, in words
+    building:str|None=None # name of the building
+    point:int|None=None    # number of the point
+    view:int|None=None     # number of the view
+    modality:str|None=None # name of the folder: 'rgb', 'normal', …
+    file:str|None=None     # path below the data set
 
 # %% ../nbs/06_check.ipynb #f9c58364
 def _refused(path, task):
@@ -65,9 +66,9 @@ def _refused(path, task):
 
 # %% ../nbs/06_check.ipynb #97845c54
 def examine_file(
-    path, # of an image file
-    task, # its `Task`; `RGB` for an image, None for a modality that is not known and need only be an image
-)->tuple: # (height, width), or (0, 0) if it cannot be read; the problem, a key of `PROBLEMS` or ''; what exactly, in words
+    path:str|Path,  # of an image file
+    task:Task|None, # its `Task`; `RGB` for an image, None for a modality that is not known and need only be an image
+)->tuple[tuple[int, int], str, str]: # (height, width), (0, 0) where unreadable; the problem, a key of `PROBLEMS` or ''; what exactly, in words
     "What is wrong with one file by itself."
     try:
         if task is None: return open_image(path)[0].size[::-1], '', ''
@@ -207,12 +208,12 @@ def _table(found, require):
 
 # %% ../nbs/06_check.ipynb #ad7a6916
 def check_data(
-    root,           # folder of the data set
-    tasks=None,     # the tasks whose labels are wanted, as for `get_tasks`; None: everything that is there
-    require='all',  # as for `TaskonomyDataset`: with 'any' a label that is missing or has no valid pixel is a note
-    processes=None, # how many read; None: one for every core, fewer if there is little to read
-    progress=None,  # called with the number of files read and of all; None: nobody is told
-)->pd.DataFrame:    # a row per finding, what is wrong first: level ('wrong' or 'note') and the fields of a `Finding`; attrs: buildings, views, files
+    root:str|Path,           # folder of the data set
+    tasks:str|Task|Sequence[str|Task]|None=None, # the tasks whose labels are wanted, as for `get_tasks`; None: everything that is there
+    require:str='all',       # as for `TaskonomyDataset`: with 'any' a label that is missing or has no valid pixel is a note
+    processes:int|None=None, # how many read; None: one for every core, fewer if there is little to read
+    progress:Callable[[int, int], None]|None=None, # called with the number of files read and of all; None: nobody is told
+)->pd.DataFrame: # a row per finding, wrong ones first: level ('wrong' or 'note') and the fields of a `Finding`; attrs: buildings, views, files
     "Reads every file of a data set and lists what is wrong with it, writing nothing; ValueError if there is no such folder or not one view in it."
     root = Path(root)
     if not root.is_dir(): raise ValueError(f'{root}: there is no such folder')
@@ -237,8 +238,8 @@ def check_data(
 
 # %% ../nbs/06_check.ipynb #317f32aa
 def summary(
-    findings,      # what `check_data` gives
-)->pd.DataFrame:   # level, problem, modality ('' where it has none), how many `findings`, the first as an `example`
+    findings:pd.DataFrame, # what `check_data` gives
+)->pd.DataFrame:           # level, problem, modality ('' where it has none), how many `findings`, the first as an `example`
     "The findings counted by problem and modality, in the same order."
     def example(f):
         view = f"{f.building} point {f.point} view {f['view']}" if pd.notna(f.point) else f.building
@@ -250,8 +251,8 @@ def summary(
 
 # %% ../nbs/06_check.ipynb #a962008a
 def quarantine(
-    findings,     # what `check_data` gives, or some rows of it
-)->pd.DataFrame:  # columns building, point, view: each view once
+    findings:pd.DataFrame, # what `check_data` gives, or some rows of it
+)->pd.DataFrame:           # columns building, point, view: each view once
     "The views with something wrong, the list that `TaskonomyDataset(leave_out=…)` wants as a CSV file."
     wrong = findings[(findings.level == 'wrong') & findings.point.notna()]
     return wrong[_VIEW].drop_duplicates().sort_values(_VIEW, ignore_index=True)

@@ -7,9 +7,11 @@ __all__ = ['UNFINISHED', 'FORMAT', 'write_bytes', 'write_json', 'write_csv', 'sa
 
 # %% ../nbs/12_checkpoints.ipynb #a59874d0
 import errno, hashlib, json, math, os, re, time
+from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,6 +19,8 @@ from safetensors.torch import load as _parse, save as _serialise
 
 try: import fcntl
 except ImportError: fcntl = None  # Windows
+
+if TYPE_CHECKING: import pandas as pd
 
 # %% ../nbs/12_checkpoints.ipynb #b541cd24
 UNFINISHED = re.compile(r'\..+\.[0-9a-f]{16}\.part')  # names of files that are being written
@@ -78,9 +82,9 @@ def _failure(path, e):
     return told
 
 def write_bytes(
-    path, # of the file; its folder is made if need be
-    data, # bytes
-):
+    path:str|Path, # of the file; its folder is made if need be
+    data:bytes,    # bytes
+)->None:
     "Writes a file that appears whole or not at all, even where power fails; OSError says in a sentence if the disk is full or the folder unwritable."
     path = Path(path)
     try:
@@ -108,17 +112,17 @@ def _text(path, x, **options):
     return json.dumps(x, ensure_ascii=False, **options)
 
 def write_json(
-    path, # of the file
-    x,    # of dicts with texts as keys, lists, texts, numbers, bool and None; tuples are stored as lists
-):
+    path:str|Path, # of the file
+    x:object,      # of dicts with texts as keys, lists, texts, numbers, bool and None; tuples are stored as lists
+)->None:
     "Writes JSON to a file, as `write_bytes`; ValueError names a part that JSON cannot hold, such as a NaN."
     write_bytes(path, (_text(path, x, indent=1) + '\n').encode())
 
 def write_csv(
-    path,      # of the file
-    frame,     # DataFrame or Series; its numbers are written with all their digits
-    **options, # as for `DataFrame.to_csv`
-):
+    path:str|Path,                  # of the file
+    frame:'pd.DataFrame|pd.Series', # DataFrame or Series; its numbers are written with all their digits
+    **options,                      # as for `DataFrame.to_csv`
+)->None:
     "Writes a table to a file, as `write_bytes`; a reader that rounds correctly, as Python's `float` does, gets its numbers back to the last bit."
     write_bytes(path, frame.to_csv(lineterminator='\n', **options).encode())
 
@@ -144,10 +148,10 @@ def _beside(path, suffix): return Path(path).with_name(Path(path).name.removesuf
 
 # %% ../nbs/12_checkpoints.ipynb #a848fa8b
 def save(
-    path,    # of the checkpoint, without suffix: path.safetensors and path.json are written
-    tensors, # {name: tensor}, of any device and layout
-    info,    # what else there is to know, as for `write_json`
-)->Path:     # of the safetensors file, which alone is read again
+    path:str|Path,                      # of the checkpoint, without suffix: path.safetensors and path.json are written
+    tensors:Mapping[str, torch.Tensor], # {name: tensor}, of any device and layout
+    info:object,                        # what else there is to know, as for `write_json`
+)->Path:                                # of the safetensors file, which alone is read again
     "Writes a checkpoint, as `write_bytes`; ValueError names a tensor or a part of `info` that cannot be stored."
     file = _beside(path, '.safetensors')
     try: own = {n: _own(n, t) for n, t in tensors.items()}
@@ -160,8 +164,8 @@ def save(
 
 # %% ../nbs/12_checkpoints.ipynb #482c5f4d
 def load(
-    path,  # of the checkpoint, with or without suffix
-)->tuple:  # {name: tensor}, on the CPU and contiguous; info
+    path:str|Path, # of the checkpoint, with or without suffix
+)->tuple[dict[str, torch.Tensor], object]: # {name: tensor}, on the CPU and contiguous; info
     "Reads a checkpoint; ValueError names a file that is cut off, changed or something else, FileNotFoundError one that is not there."
     file = _beside(path, '.safetensors')
     data = file.read_bytes()
@@ -198,8 +202,8 @@ def _pack(x, where, tensors):
     raise ValueError(f'{where or "the state"} is of the type {type(x).__name__}, which cannot be stored without pickle')
 
 def pack(
-    state, # nested dicts, lists and tuples of tensors, numbers, texts, bool and None, such as a `state_dict`
-)->tuple:  # {name: tensor}; the rest, for `save`
+    state:object, # nested dicts, lists and tuples of tensors, numbers, texts, bool and None, such as a `state_dict`
+)->tuple[dict[str, torch.Tensor], object]: # {name: tensor}; the rest, for `save`
     "Takes a state apart into tensors and JSON, exactly: whole-number keys, tuples and infinities come back; ValueError names what cannot be stored."
     tensors = {}
     return tensors, _pack(state, '', tensors)
@@ -217,9 +221,9 @@ def _unpack(x, tensors):
     return {k: _unpack(v, tensors) for k, v in x.items()}
 
 def unpack(
-    tensors, # {name: tensor}
-    packed,  # the rest, as `pack` or `load` gave it
-):           # the state
+    tensors:Mapping[str, torch.Tensor], # {name: tensor}
+    packed:object,                      # the rest, as `pack` or `load` gave it
+)->object:                              # the state
     "Puts a state together again; ValueError if a tensor is lacking or the rest was not made by `pack`."
     try: return _unpack(packed, tensors)
     except KeyError as e: raise ValueError(f'the state needs a tensor {e}, which is not there') from None

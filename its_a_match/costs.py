@@ -7,6 +7,7 @@ __all__ = ['evaluating', 'black_images', 'multiply_adds', 'parameters', 'seconds
 
 # %% ../nbs/11_costs.ipynb #e4c62a53
 import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from functools import cache
@@ -22,8 +23,8 @@ from torch.utils.flop_counter import FlopCounterMode
 # %% ../nbs/11_costs.ipynb #14633947
 @contextmanager
 def evaluating(
-    module, # an `nn.Module`
-):          # yields it
+    module:torch.nn.Module,   # an `nn.Module`
+)->Iterator[torch.nn.Module]: # yields it
     "Evaluation mode without gradients for the length of a `with` block; every submodule has its own mode again afterwards."
     modes = {m: m.training for m in module.modules()}
     try:
@@ -33,19 +34,19 @@ def evaluating(
 
 # %% ../nbs/11_costs.ipynb #954f7401
 def black_images(
-    module, # an `nn.Module`
-    batch,  # how many
-    shape,  # of an image: channels, height, width in pixels
-):          # (batch, *shape) zeros
+    module:torch.nn.Module, # an `nn.Module`
+    batch:int,              # how many
+    shape:Sequence[int],    # of an image: channels, height, width in pixels
+)->torch.Tensor:            # (batch, *shape) zeros
     "Black images of the type and on the device of a module's first weights; of torch's defaults if it has none."
     like = next((t for t in (*module.parameters(), *module.buffers()) if t.is_floating_point()), torch.empty(0))
     return torch.zeros(batch, *shape, dtype=like.dtype, device=like.device)
 
 # %% ../nbs/11_costs.ipynb #09f22d7b
 def multiply_adds(
-    module,              # an `nn.Module` that takes an image batch
-    shape=(3, 256, 256), # of an image: channels, height, width in pixels
-)->int:                  # for one image
+    module:torch.nn.Module,            # an `nn.Module` that takes an image batch
+    shape:Sequence[int]=(3, 256, 256), # of an image: channels, height, width in pixels
+)->int:                                # for one image
     "Multiply-adds of the products and convolutions of one forward pass, counted by torch; the module's state stays as it is."
     images = black_images(module, 1, shape)
     with evaluating(module), FlopCounterMode(display=False) as counter: module(images)
@@ -53,19 +54,19 @@ def multiply_adds(
 
 # %% ../nbs/11_costs.ipynb #3684354c
 def parameters(
-    module, # an `nn.Module`
-)->int:     # trained or frozen, each counted once
+    module:torch.nn.Module, # an `nn.Module`
+)->int:                     # trained or frozen, each counted once
     "How many parameters a network has; the running means of batch normalisation are none."
     return sum(p.numel() for p in module.parameters())
 
 # %% ../nbs/11_costs.ipynb #1cc98aa2
 def seconds_per_image(
-    module,              # an `nn.Module` that takes an image batch
-    shape=(3, 256, 256), # of an image: channels, height, width in pixels
-    batch=1,             # images at a time
-    device=None,         # where it is measured, a copy of the module if it lies elsewhere; None: where it lies
-    repeats=10,          # passes of which the median is taken, after three that do not count
-)->float:                # s
+    module:torch.nn.Module,            # an `nn.Module` that takes an image batch
+    shape:Sequence[int]=(3, 256, 256), # of an image: channels, height, width in pixels
+    batch:int=1,                       # images at a time
+    device:str|torch.device|None=None, # where it is measured, a copy of the module if it lies elsewhere; None: where it lies
+    repeats:int=10,                    # passes of which the median is taken, after three that do not count
+)->float:                              # s
     "Median time of a forward pass in evaluation mode over the images in it; ValueError names a bad argument."
     for name, n in dict(batch=batch, repeats=repeats).items():
         if not isinstance(n, int) or n < 1: raise ValueError(f'{name} is {n!r}, not a whole number from 1')
@@ -87,10 +88,10 @@ def seconds_per_image(
 # %% ../nbs/11_costs.ipynb #c442e0a7
 @cache
 def cost_of_widths(
-    build,      # class or function of an encoder, called as build(widths, 3, *options)
-    n,          # number of widths
-    options=(), # the further arguments of `build`
-):              # function of n widths, any numbers: multiply-adds at 256 × 256
+    build:Callable[..., torch.nn.Module], # class or function of an encoder, called as build(widths, 3, *options)
+    n:int,                                # number of widths
+    options:tuple=(),                     # the further arguments of `build`
+)->Callable[..., float]:                  # function of n widths, any numbers: multiply-adds at 256 × 256
     "The cost of a convolutional encoder as a function of its widths, from multiply-adds that torch counts."
     def count(*raised):
         with torch.device('meta'): return multiply_adds(build(tuple(1 + raised.count(i) for i in range(n)), 3, *options))
@@ -104,12 +105,12 @@ def cost_of_widths(
 
 # %% ../nbs/11_costs.ipynb #669a801e
 def solve_widths(
-    build,      # class or function of an encoder, called as build(widths, 3, *options)
-    full,       # widths at size 1
-    size,       # multiply-adds over those at size 1, 0.2 to 4
-    unit=1,     # widths are multiples of it; one for all or one for each
-    options=(), # the further arguments of `build`
-)->tuple:       # the widths, whole numbers from 1
+    build:Callable[..., torch.nn.Module], # class or function of an encoder, called as build(widths, 3, *options)
+    full:Sequence[int],                   # widths at size 1
+    size:float,                           # multiply-adds over those at size 1, 0.2 to 4
+    unit:int|Sequence[int]=1,             # widths are multiples of it; one for all or one for each
+    options:Sequence=(),                  # the further arguments of `build`
+)->tuple[int, ...]:                       # the widths, whole numbers from 1
     "Widths in the proportions of `full` with `size` times its multiply-adds, within 3 %; ValueError if none or a bad size."
     if isinstance(size, bool) or not isinstance(size, Real) or not .2 <= size <= 4:
         raise ValueError(f'size is {size!r}, not a number of SNT from 0.2 to 4')

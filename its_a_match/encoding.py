@@ -7,12 +7,13 @@ __all__ = ['decode', 'encode', 'write_counts', 'open_image', 'read_counts', 'res
 
 # %% ../nbs/01_encoding.ipynb #2664a4a5
 import io, os, zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from .tasks import RGB
+from .tasks import RGB, Task
 
 # %% ../nbs/01_encoding.ipynb #8b4897ff
 def _many(task): return task.kind == 'dense' and task.channels > 1 # whether its arrays end in a dimension of channels
@@ -34,9 +35,9 @@ def _values(counts, task):
 
 # %% ../nbs/01_encoding.ipynb #2689c84e
 def decode(
-    counts, # (..., H, W), or (..., H, W, C) for a dense task of several channels
-    task,   # their `Task`
-)->tuple:   # values, float32 (classes: int64 ids) of the shape of `counts`, 0 without a label; mask, bool (..., H, W), True at labels
+    counts:np.ndarray, # (..., H, W), or (..., H, W, C) for a dense task of several channels
+    task:Task,         # their `Task`
+)->tuple[np.ndarray, np.ndarray]: # values, float32 (ids int64), shaped as `counts`, 0 without a label; mask of the labels, bool (..., H, W)
     "The values that counts stand for, and where there are any."
     counts = np.asarray(counts)
     values = counts.astype(np.int64) if task.kind == 'classes' else _values(counts, task)
@@ -51,10 +52,10 @@ def _no_label(task):
 
 # %% ../nbs/01_encoding.ipynb #44a0bcef
 def encode(
-    values,    # (..., H, W), or (..., H, W, C) for a dense task of several channels
-    task,      # their `Task`
-    mask=None, # bool (..., H, W), False where there is no label, whatever `values` is there; None: labels everywhere
-):             # counts of `task.dtype`, of the shape of `values`
+    values:np.ndarray,         # (..., H, W), or (..., H, W, C) for a dense task of several channels
+    task:Task,                 # their `Task`
+    mask:np.ndarray|None=None, # bool (..., H, W), False where there is no label, whatever `values` is there; None: labels everywhere
+)->np.ndarray:                 # counts of `task.dtype`, of the shape of `values`
     "The counts nearest to values, so that `decode` gives them back; ValueError names the task and a value that cannot be stored."
     values, none = np.asarray(values), _no_label(task)
     mask = np.ones(values.shape, bool) if mask is None else np.asarray(mask, bool)
@@ -73,9 +74,9 @@ def encode(
 
 # %% ../nbs/01_encoding.ipynb #8b4171ce
 def write_counts(
-    path,   # of the PNG file, whose folder exists
-    counts, # uint8 (H, W) or (H, W, 3), or uint16 (H, W)
-):
+    path:str|Path,     # of the PNG file, whose folder exists
+    counts:np.ndarray, # uint8 (H, W) or (H, W, 3), or uint16 (H, W)
+)->None:
     "Writes counts to a PNG file, which is there whole or not at all; ValueError if PNG has no such pixels."
     path, counts = Path(path), np.ascontiguousarray(counts)
     if (counts.dtype.name, counts.shape[2:]) not in (('uint8', ()), ('uint8', (3,)), ('uint16', ())) or counts.ndim < 2:
@@ -122,7 +123,7 @@ def _lacks_rows(im, data):
     return len(zlib.decompressobj().decompress(_packed(data), needed)) < needed
 
 # %% ../nbs/01_encoding.ipynb #5c7c9551
-def open_image(path):
+def open_image(path:str|Path)->tuple[Image.Image, str]:
     "The image at `path`, decoded to its end, and how its pixels are packed ('RGB', 'I;16B', …); ValueError if it is missing or broken."
     try:
         data = Path(path).read_bytes()
@@ -180,9 +181,9 @@ def _numbers(counts, bits, task):
 
 # %% ../nbs/01_encoding.ipynb #fa3bae1b
 def read_counts(
-    path, # of an image file
-    task, # `Task` whose label it is; `RGB` for the image itself
-):        # counts of `task.dtype`, (H, W), or (H, W, C) for a dense task of several channels
+    path:str|Path, # of an image file
+    task:Task,     # `Task` whose label it is; `RGB` for the image itself
+)->np.ndarray:     # counts of `task.dtype`, (H, W), or (H, W, C) for a dense task of several channels
     "The counts in a file; ValueError, beginning with the path, if it is missing, is broken or is not what the task stores."
     if not task.pixels: raise ValueError(f'task {task.name!r}: it has one label an image and so no files of labels')
     im, packed = open_image(path)
@@ -228,10 +229,10 @@ def _whole(mean, valid, task):
 
 # %% ../nbs/01_encoding.ipynb #dbf821e7
 def resize(
-    counts, # (H, W), or (H, W, C) for a dense task of several channels
-    task,   # their `Task`
-    size,   # side of a square, or (height, width), in pixels
-):          # counts of that size
+    counts:np.ndarray,      # (H, W), or (H, W, C) for a dense task of several channels
+    task:Task,              # their `Task`
+    size:int|Sequence[int], # side of a square, or (height, width), in pixels
+)->np.ndarray:              # counts of that size
     "Counts of an image of another size, invalid ones kept out; ValueError if the image would be distorted by more than rounding."
     size, (h, w) = (size, size) if np.ndim(size) == 0 else tuple(size), counts.shape[:2]
     H, W = size
@@ -248,10 +249,10 @@ def resize(
 
 # %% ../nbs/01_encoding.ipynb #f92dea3e
 def read_resized(
-    path, # of an image file
-    task, # `Task` whose label it is; `RGB` for the image itself
-    size, # side of a square, or (height, width), in pixels; None: as it is
-):        # counts of `task.dtype`, (H, W), or (H, W, C) for a dense task of several channels
+    path:str|Path,               # of an image file
+    task:Task,                   # `Task` whose label it is; `RGB` for the image itself
+    size:int|Sequence[int]|None, # side of a square, or (height, width), in pixels; None: as it is
+)->np.ndarray:                   # counts of `task.dtype`, (H, W), or (H, W, C) for a dense task of several channels
     "The counts stored in a file, resized; ValueError begins with the path and says what is wrong."
     counts = read_counts(path, task)
     try: return counts if size is None else resize(counts, task, size)

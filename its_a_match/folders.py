@@ -7,6 +7,7 @@ __all__ = ['view_folders', 'folder_views', 'find_views', 'read_splits', 'split_b
 
 # %% ../nbs/01_folders.ipynb #98392965
 import os, re
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -39,11 +40,11 @@ def _subfolders(folder):
     with os.scandir(folder) as entries: return sorted(e.name for e in entries if not e.name.startswith('.') and e.is_dir())
 
 def view_folders(
-    root,            # folder of the data set
-    known,           # names of all modalities there may be
-    modalities=None, # those to look for; None: all
-    buildings=None,  # names of buildings to look for; None: all
-): # yields (path below `root`, outer name, inner name, the building if the outer name is its)
+    root:str|Path,                           # folder of the data set
+    known:Collection[str],                   # names of all modalities there may be
+    modalities:Collection[str]|None=None,    # those to look for; None: all
+    buildings:Collection[str]|None=None,     # names of buildings to look for; None: all
+)->Iterator[tuple[str, str, str, str|None]]: # yields (path below `root`, outer name, inner name, the building if the outer name is its)
     "The folders that may hold views; `folder_views` tells which they hold."
     root = Path(root)
     for first in _subfolders(root):
@@ -58,10 +59,10 @@ def view_folders(
 
 # %% ../nbs/01_folders.ipynb #54639897
 def folder_views(
-    root,   # folder of the data set
-    folder, # one of `view_folders`
-    known,  # names of all modalities there may be
-)->tuple:   # list of (building, point, view, modality, path below `root`), and list of the names of other files
+    root:str|Path,                         # folder of the data set
+    folder:tuple[str, str, str, str|None], # one of `view_folders`
+    known:Collection[str],                 # names of all modalities there may be
+)->tuple[list[tuple[str, int, int, str, str]], list[str]]: # (building, point, view, modality, path) of each, and the names of other files
     "The views' files in a folder, twice the same view included."
     (path, *names), task_first, roles, rows, others = folder, (Path(root)/RGB.name).is_dir(), {}, [], []
     for name in sorted(os.listdir(Path(root)/path)):
@@ -83,11 +84,11 @@ def _views_table(found):
 
 # %% ../nbs/01_folders.ipynb #eec9147f
 def find_views(
-    root,            # folder of the data set
-    modalities=None, # names of tasks, and 'rgb', to look for; None: all there are
-    buildings=None,  # names of buildings to look for; None: all there are
-    unused=(),       # (building, point, view) of views that may be there twice, since they are not going to be used
-)->pd.DataFrame:     # index building, point, view; per modality a column of paths below `root`, NaN where there is no file
+    root:str|Path,                        # folder of the data set
+    modalities:Collection[str]|None=None, # names of tasks, and 'rgb', to look for; None: all there are
+    buildings:Collection[str]|None=None,  # names of buildings to look for; None: all there are
+    unused:Iterable[tuple[str, int, int]]=(), # (building, point, view) of views that may be there twice, since they will not be used
+)->pd.DataFrame: # index building, point, view; per modality a column of paths below `root`, NaN where there is no file
     "The views in a folder; `attrs['ignored']` counts other files beside them. ValueError names the two files of a view that is there twice."
     root, found, others, unused = Path(root), {}, [], {*unused}
     if not root.is_dir(): raise ValueError(f'{root}: there is no such folder')
@@ -105,8 +106,8 @@ def find_views(
 
 # %% ../nbs/01_folders.ipynb #74af87c5
 def read_splits(
-    path, # of a CSV file with the columns id, train, val and test, where 1 puts a building into a split
-)->dict:  # split -> list of buildings
+    path:str|Path, # of a CSV file with the columns id, train, val and test, where 1 puts a building into a split
+)->dict[str, list[str]]: # split -> list of buildings
     "The splits in a file; ValueError names it, and a building that is in two splits, comes twice or has something else than 0 and 1."
     try: rows = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
     except (OSError, ValueError) as e: raise ValueError(f"{path}: it cannot be read as a table ({str(e).strip()})") from None
@@ -120,9 +121,9 @@ def read_splits(
     return {s: rows.id[ones[s] == 1].tolist() for s in splits}
 
 def split_buildings(
-    root,  # folder of the data set
-    split, # 'train', 'val' or 'test'; 'medium/train' for Taskonomy's own, whose file train_val_test_medium.csv is there
-)->list:   # names of buildings
+    root:str|Path, # folder of the data set
+    split:str,     # 'train', 'val' or 'test'; 'medium/train' for Taskonomy's own, whose file train_val_test_medium.csv is there
+)->list[str]:      # names of buildings
     "The buildings of a split: those of the folder's splits.csv or, without one, of *Match*; ValueError if there is no such split."
     name, _, part = str(split).rpartition('/')
     files = [Path(root)/d/f'train_val_test_{name}.csv' for d in ('', 'splits_taskonomy')] if name else [Path(root)/'splits.csv']
@@ -135,10 +136,10 @@ def split_buildings(
 
 # %% ../nbs/01_folders.ipynb #8c85b212
 def class_names(
-    root,       # folder of the data set
-    task=None,  # name of a task, whose file classes_TASK.csv is used if there is one
-    first=True, # whether classes.csv is used where there is no other
-)->dict:        # id -> name; empty without a file
+    root:str|Path,      # folder of the data set
+    task:str|None=None, # name of a task, whose file classes_TASK.csv is used if there is one
+    first:bool=True,    # whether classes.csv is used where there is no other
+)->dict[int, str]:       # id -> name; empty without a file
     "What the ids of a data set mean; ValueError names a file that is no such table."
     files = [f for f in (Path(root)/f'classes_{task}.csv', Path(root)/'classes.csv')[:1 + first] if f.is_file()]
     if not files: return {}

@@ -6,9 +6,11 @@
 __all__ = ['FIRST', 'STRIPES', 'MAPS', 'class_colours', 'colour_limits', 'colour_label', 'view_grid', 'save_grid']
 
 # %% ../nbs/02_gallery.ipynb #ea88e1a6
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 import numpy as np
@@ -20,7 +22,9 @@ from matplotlib.ticker import MaxNLocator
 from skimage.color import rgb2lab
 
 from .folders import class_names
-from .tasks import RGB, TASKONOMY
+from .tasks import RGB, TASKONOMY, Task
+
+if TYPE_CHECKING: from torch.utils.data import Dataset
 
 # %% ../nbs/02_gallery.ipynb #89dcc3e1
 def _look(task):
@@ -37,8 +41,8 @@ MAPS    = dict(map='viridis', length='viridis', response='magma')
 
 @cache
 def class_colours(
-    n=256,       # how many
-)->np.ndarray:   # (n, 3) uint8, the colours of the ids 0 to n - 1
+    n:int=256, # how many
+)->np.ndarray: # (n, 3) uint8, the colours of the ids 0 to n - 1
     "Colours that differ from each other as far as possible; the first ones are the same for every `n`."
     grid = np.stack(np.meshgrid(*[np.linspace(0, 1, 18)]*3, indexing='ij'), -1).reshape(-1, 3)
     lab, colours = rgb2lab(grid), [to_rgb(c) for c in FIRST]
@@ -57,9 +61,9 @@ def _number(values, task):
     return np.linalg.norm(values, axis=-1) if _look(task) == 'length' else values.reshape(values.shape[:2])
 
 def colour_limits(
-    labels,  # pairs (values, mask) of one task
-    task,    # their `Task`
-):           # (lowest, highest) value that the colours span; None for classes and vectors
+    labels:Iterable[tuple[np.ndarray, np.ndarray]], # pairs (values, mask) of one task
+    task:Task,                                      # their `Task`
+)->tuple[float, float]|None:                        # (lowest, highest) value that the colours span; None for classes and vectors
     "Where the colour map of these labels starts and ends: all valid values but 0.5 % at either end; responses and lengths start at 0."
     look = _look(task)
     if look in ('classes', 'vector'): return None
@@ -93,11 +97,11 @@ def _stripes(height, width):
     return STRIPES[np.add.outer(np.arange(height), np.arange(width)) % (2*period)//period]
 
 def colour_label(
-    values,      # (H,W) or (H,W,C) float, or (H,W) ids of classes, as `decode` gives them
-    mask,        # bool (H,W), False where there is no label; None: labels everywhere
-    task,        # their `Task`
-    limits=None, # (lowest, highest) value that the colours span; None: `colour_limits` of this label
-)->np.ndarray:   # (H,W,3) uint8
+    values:np.ndarray,                    # (H,W) or (H,W,C) float, or (H,W) ids of classes, as `decode` gives them
+    mask:np.ndarray|None,                 # bool (H,W), False where there is no label; None: labels everywhere
+    task:Task,                            # their `Task`
+    limits:tuple[float, float]|None=None, # (lowest, highest) value that the colours span; None: `colour_limits` of this label
+)->np.ndarray:                            # (H,W,3) uint8
     "A label as a picture."
     values, look = np.asarray(values), _look(task)
     mask = np.ones(values.shape[:2], bool) if mask is None else np.asarray(mask, bool).reshape(values.shape[:2])
@@ -224,11 +228,11 @@ def _draw(rows, tasks, names, width):
 
 # %% ../nbs/02_gallery.ipynb #2d28d0db
 def view_grid(
-    dataset,      # `TaskonomyDataset`, or another whose items are (rgb, targets, masks) and that has `tasks`
-    indices=None, # numbers of the views to show; None: six, spread evenly over the data set
-    names=None,   # dict key of a task -> dict id -> name of a class; None: of the data set's files, see `class_names`
-    width=128,    # of a picture, in points; small images are shown at the whole multiple of their size that is nearest to it
-)->Figure:        # 72 dots per inch
+    dataset:'Dataset', # `TaskonomyDataset`, or another whose items are (rgb, targets, masks) and that has `tasks`
+    indices:int|Sequence[int]|np.ndarray|None=None, # numbers of the views to show; None: six, spread evenly over the data set
+    names:Mapping[str, Mapping[int, str]]|None=None, # {task's key: {id: name of a class}}; None: of the data set's files, see `class_names`
+    width:int=128,     # of a picture, in points; small images are shown at the whole multiple of their size that is nearest to it
+)->Figure:             # 72 dots per inch
     "A picture of a data set: a row per view, a column for the image and each label; ValueError for a view that there is not."
     count, tasks, root = len(dataset), dataset.tasks, getattr(dataset, 'root', None)
     indices = np.unique(np.linspace(0, count - 1, 6).round().astype(int)) if indices is None else np.atleast_1d(indices)
@@ -241,15 +245,15 @@ def view_grid(
 
 # %% ../nbs/02_gallery.ipynb #619c756b
 def save_grid(
-    root,       # folder of the data set
-    out,        # file to write: .png, .pdf, .svg or another format of matplotlib
-    split=None, # as for `TaskonomyDataset`; None: all buildings
-    views=6,    # how many
-    tasks=None, # as for `get_tasks`; None: those of Taskonomy that the data set has
-    seed=0,     # of the choice of views; the same seed chooses the same ones
-    dpi=144,    # dots per inch of the file
-    leave_out=None, # list of views not to be used, as `check` writes it; None: all may be
-)->Path:        # the file
+    root:str|Path,                               # folder of the data set
+    out:str|Path,                                # file to write: .png, .pdf, .svg or another format of matplotlib
+    split:str|Iterable[str]|None=None,           # as for `TaskonomyDataset`; None: all buildings
+    views:int=6,                                 # how many
+    tasks:str|Task|Sequence[str|Task]|None=None, # as for `get_tasks`; None: those of Taskonomy that the data set has
+    seed:int=0,                                  # of the choice of views; the same seed chooses the same ones
+    dpi:float=144,                               # dots per inch of the file
+    leave_out:str|Path|None=None,                # list of views not to be used, as `check` writes it; None: all may be
+)->Path:                                         # the file
     "Saves a picture of views of a data set; ValueError names what is wrong with the data set, the number of views or the file's format."
     from its_a_match.taskonomy import TaskonomyDataset # here, as it imports torch, which the rest of this module does not need
     out = Path(out)

@@ -8,6 +8,7 @@ __all__ = ['COLUMNS', 'NAMES', 'PLAIN', 'History']
 # %% ../nbs/12_history.ipynb #e2deeb44
 import math
 import time
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 import torch
@@ -21,9 +22,9 @@ PLAIN   = ('status', 'reason', 'epoch', 'step', 'best_epoch', 'seconds', 'seen',
 class History:
     "What is known of a training: where it is, what was measured, which epoch was the best."
     def __init__(self,
-        keys,     # of the tasks
-        per_pass, # steps in a pass over the training views
-        batch,    # images a step
+        keys:Iterable[str], # of the tasks
+        per_pass:int,       # steps in a pass over the training views
+        batch:int,          # images a step
     ):
         self.keys, self.per_pass, self.batch = list(keys), per_pass, batch
         self.epoch, self.step, self.seen, self.seconds, self.rows = 0, 0, 0, 0., []
@@ -35,17 +36,17 @@ class History:
 
 # %% ../nbs/12_history.ipynb #dac0b0eb
 @patch
-def diverge(self:History, reason)->bool: # False
+def diverge(self:History, reason:str)->bool: # False
     "The training is over, for this reason."
     self.status, self.reason = 'diverged', f'{reason} was not finite in epoch {self.epoch}, at step {self.step}'
     return False
 
 @patch
 def record(self:History,
-    split,  # 'train', 'val', 'early' or 'test'
-    losses, # {task: loss}
-    lr,     # learning rate of the step
-)->bool:    # whether all losses are finite; if not, none is added
+    split:str,                  # 'train', 'val', 'early' or 'test'
+    losses:Mapping[str, float], # {task: loss}
+    lr:float,                   # learning rate of the step
+)->bool:                        # whether all losses are finite; if not, none is added
     "Adds losses to the history; those on the test views belong to the best epoch."
     for k, v in losses.items():
         if not math.isfinite(v): return self.diverge(f'the {NAMES[split]} loss of {k}')
@@ -61,9 +62,9 @@ def clock(self:History)->float: # seconds of training so far, those before an in
 # %% ../nbs/12_history.ipynb #37070c50
 @patch
 def losses_on(self:History,
-    split,      # 'train', 'val', 'test' or 'early', which is on the validation views
-    epoch=None, # from 1; None: the best one
-)->pd.Series:   # of losses, index `task`; NaN if the training has diverged and no epoch is named, since such a network has none
+    split:str,           # 'train', 'val', 'test' or 'early', which is on the validation views
+    epoch:int|None=None, # from 1; None: the best one
+)->pd.Series:            # of losses, index `task`; NaN if the training has diverged and no epoch is named, since such a network has none
     "The losses of one epoch, or those that are measured once; ValueError if there are none."
     if split not in NAMES: raise ValueError(f"split {split!r}: it is none of {', '.join(NAMES)}")
     wanted = (self.best_epoch if epoch is None else epoch) if split in ('train', 'val') else None
@@ -82,8 +83,8 @@ def improved(self:History)->bool:
 # %% ../nbs/12_history.ipynb #43052d1d
 @patch
 def leave_out(self:History,
-    lacks, # of each task the images without any label and the pixels without, in all steps since the last call, int64 (T, 2)
-):
+    lacks:torch.Tensor, # of each task the images without any label and the pixels without, in all steps since the last call, int64 (T, 2)
+)->None:
     "Counts labels that were left out of the training losses because they are not there."
     self.left, self.seen = self.left + lacks, self.step*self.batch
 
@@ -108,8 +109,8 @@ def plain(self:History)->dict:
 
 @patch
 def take_up(self:History,
-    known, # what `plain` gave
-):
+    known:dict, # what `plain` gave
+)->None:
     "Becomes what it was."
     for k in PLAIN: setattr(self, k, known[k])
     self.left, self.best_loss = torch.tensor(known['left']), math.inf if known['best_loss'] is None else known['best_loss']

@@ -6,7 +6,8 @@
 __all__ = ['LABELS', 'edge_texture', 'blob_response', 'keypoints2d', 'label_file', 'add_labels']
 
 # %% ../nbs/02_labels.ipynb #70e054ee
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
@@ -33,27 +34,27 @@ def _counts(response):
 
 # %% ../nbs/02_labels.ipynb #148f5f64
 def edge_texture(
-    rgb,         # (H,W,3) uint8
-    sigma=1.,    # standard deviation of the smoothing, in pixels; > 0
-)->np.ndarray:   # (H,W) uint16, responses 0..1 as counts 0..65535
+    rgb:np.ndarray, # (H,W,3) uint8
+    sigma:float=1., # standard deviation of the smoothing, in pixels; > 0
+)->np.ndarray:      # (H,W) uint16, responses 0..1 as counts 0..65535
     "How strong an edge is at each pixel: Sobel magnitude of the smoothed grey image, no non-maximum suppression; ValueError if `rgb` is no 8-bit image."
     smooth = gaussian(_grey(rgb), sigma, mode='nearest')
     return _counts(np.pi**.5*sigma*sobel(np.pad(smooth, 1, mode='reflect', reflect_type='odd'))[1:-1, 1:-1])
 
 # %% ../nbs/02_labels.ipynb #ca297bf3
 def blob_response(
-    grey,      # (H,W) float, 0 black to 1 white
-    sigma=1.5, # standard deviation of the smoothing, in pixels; > 0
-)->np.ndarray: # (H,W) float, >= 0
+    grey:np.ndarray, # (H,W) float, 0 black to 1 white
+    sigma:float=1.5, # standard deviation of the smoothing, in pixels; > 0
+)->np.ndarray:       # (H,W) float, >= 0
     "16σ⁴ times the determinant of the Hessian of the smoothed image where it is positive, else 0 (Bay et al. 2008, by derivatives of Gaussians)."
     rr, rc, cc = (gaussian_filter(grey, sigma, order, mode='nearest', truncate=6) for order in ((2, 0), (1, 1), (0, 2)))
     return 16*sigma**4*np.maximum(rr*cc - rc**2, 0)
 
 # %% ../nbs/02_labels.ipynb #544c77db
 def keypoints2d(
-    rgb,         # (H,W,3) uint8
-    sigma=1.5,   # standard deviation of both smoothings, in pixels; > 0
-)->np.ndarray:   # (H,W) uint16, responses 0..1 as counts 0..65535
+    rgb:np.ndarray,  # (H,W,3) uint8
+    sigma:float=1.5, # standard deviation of both smoothings, in pixels; > 0
+)->np.ndarray:       # (H,W) uint16, responses 0..1 as counts 0..65535
     "How much a pixel stands out from all sides: the determinant of the Hessian where positive, smoothed; ValueError if `rgb` is no 8-bit image."
     return _counts(gaussian(blob_response(_grey(rgb), sigma), sigma, mode='nearest'))
 
@@ -61,10 +62,10 @@ def keypoints2d(
 LABELS = dict(edge_texture=edge_texture, keypoints2d=keypoints2d)
 
 def label_file(
-    rgb,         # path of an image below the data set's folder, as `find_views` tells it
-    task,        # name of the task
-    building='', # its name, by which x_rgb/rgb of the building x_rgb is told from that of x
-)->str:   # path of the label's PNG file, in the same layout
+    rgb:str|PurePath, # path of an image below the data set's folder, as `find_views` tells it
+    task:str,         # name of the task
+    building:str='',  # its name, by which x_rgb/rgb of the building x_rgb is told from that of x
+)->str:               # path of the label's PNG file, in the same layout
     "Where the label of an image lies."
     path = PurePosixPath(rgb)
     first, *rest = path.parts[:-1]
@@ -107,12 +108,12 @@ def _jobs(root, tasks):
     return old, new
 
 def add_labels(
-    root,                 # folder of the data set
-    tasks=tuple(LABELS),  # names of the labels to add, 'edge_texture' or 'keypoints2d' or both
-    processes=None,       # how many work at once; None: one for each processor
-    overwrite=False,      # whether files that are not what would be written are replaced
-    progress=None,        # called with the numbers of steps done and of all: an image to label, or one whose labels are compared
-)->int:                   # number of files written
+    root:str|Path,                         # folder of the data set
+    tasks:str|Iterable[str]=tuple(LABELS), # names of the labels to add, 'edge_texture' or 'keypoints2d' or both
+    processes:int|None=None,               # how many work at once; None: one for each processor
+    overwrite:bool=False,                  # whether files that are not what would be written are replaced
+    progress:Callable[[int, int], None]|None=None, # called with the numbers of steps done and of all: an image to label, or one to compare
+)->int:                                    # number of files written
     "Writes labels of all images of a data set next to them; ValueError names a file that differs or cannot be read."
     root, tasks = Path(root), [tasks] if isinstance(tasks, str) else list(tasks)
     for t in tasks:

@@ -5,20 +5,24 @@
 # %% auto #0
 __all__ = ['NO_CLASS', 'TERMS', 'only_valid', 'TaskLosses']
 
-# %% ../nbs/10_losses.ipynb #bfe33ab6
+# %% ../nbs/10_losses.ipynb #3127cf3a
 import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from .tasks import get_tasks
+from .tasks import Task, get_tasks
 
-# %% ../nbs/10_losses.ipynb #2760c2eb
+if TYPE_CHECKING: import pandas as pd
+
+# %% ../nbs/10_losses.ipynb #791ffc6b
 def only_valid(
-    mask, # bool, broadcast against `x`
-    x,    # of floating point
-):        # `x` with zeros where the mask is False
+    mask:torch.Tensor, # bool, broadcast against `x`
+    x:torch.Tensor,    # of floating point
+)->torch.Tensor:       # `x` with zeros where the mask is False
     "Cuts off values and gradients of what has no label, also where it is NaN or infinite."
     if mask.device.type == 'cpu':
         if mask.all(): return x
@@ -64,7 +68,7 @@ def _term(task, given):
         raise ValueError(f"task {task.key!r}: the term {given!r} is not one for {task.kind}: {' or '.join(allowed)}, or a function")
     return TERMS[given]
 
-# %% ../nbs/10_losses.ipynb #4d697634
+# %% ../nbs/10_losses.ipynb #bb495297
 def _moments(task, statistics):
     "Mean and standard deviation of a task's labels, tensors (C,); ValueError names a task or channel that the table does not tell."
     if task.key not in statistics.index.unique('task'): raise ValueError(f'task {task.key!r}: the statistics do not have it')
@@ -73,16 +77,16 @@ def _moments(task, statistics):
     mean, std = (torch.tensor(rows[c].to_numpy(float), dtype=torch.float32) for c in ('mean', 'std'))
     for c, (m, s) in enumerate(zip(mean.tolist(), std.tolist())):
         if not (math.isfinite(m) and math.isfinite(s) and s > 0):
-            raise ValueError(f'task {task.key!r}: labels of mean {m:g} and standard deviation {s:g} in channel {c} cannot be normalised')
+            raise ValueError(f"task {task.key!r}: labels of mean {m:g} and standard deviation {s:g} in channel {c} cannot be normalised; normalise='none' leaves them as they are")
     return mean, std
 
-# %% ../nbs/10_losses.ipynb #0a12ecab
+# %% ../nbs/10_losses.ipynb #5aca0aa0
 class TaskLosses:
     "The losses of several tasks over valid pixels, of labels normalised by the statistics of the training labels."
     def __init__(self,
-        tasks,           # names, letters or `Task`s, as for `get_tasks`
-        statistics=None, # table of `statistics()`: index task, channel; columns mean, std. None: labels are taken as they are
-        terms=None,      # {key: 'l1', 'l2', 'cross-entropy' or f(output, target) -> one number for each of the target's}; others by kind
+        tasks:str|Task|Sequence[str|Task], # names, letters or `Task`s, as for `get_tasks`
+        statistics:'pd.DataFrame|None'=None, # table of `statistics()`: index task, channel; columns mean, std; None: labels as they are
+        terms:Mapping[str, str|Callable]|None=None, # {key: 'l1', 'l2', 'cross-entropy' or f(output, target) -> as many}; others by kind
     ):
         "ValueError names a task that the statistics lack or whose term cannot be."
         self.tasks, terms = get_tasks(tasks), terms or {}
@@ -96,7 +100,7 @@ class TaskLosses:
 
     def __repr__(self): return f"losses of {' '.join(t.key for t in self.tasks)}"
 
-# %% ../nbs/10_losses.ipynb #4d97f4a6
+# %% ../nbs/10_losses.ipynb #6b6e0e44
 @patch
 def _scaled(self:TaskLosses, values, key, f):
     "f(values, mean, std) of a task's values (B, C, ...); the statistics are kept in shape, so that a GPU is not waited for."
@@ -110,16 +114,16 @@ def _scaled(self:TaskLosses, values, key, f):
 
 @patch
 def normalise(self:TaskLosses,
-    targets, # {key: labels in their units, (B, C, H, W), (B, C), or ids}
-)->dict:     # {key: labels of mean 0 and standard deviation 1}; ids, and tasks with normalise='none', as they are
+    targets:Mapping[str, torch.Tensor], # {key: labels in their units, (B, C, H, W), (B, C), or ids}
+)->dict[str, torch.Tensor]: # {key: labels of mean 0 and standard deviation 1}; ids, and tasks with normalise='none', as they are
     "What a network is to put out for these labels; `targets` themselves stay."
     f = lambda v, mean, std: (v - mean).div_(std)
     return {k: self._scaled(v, k, f) if k in self._cpu else v for k, v in targets.items()}
 
 @patch
 def denormalise(self:TaskLosses,
-    outputs, # {key: what a network puts out, (B, C, H, W) or (B, C)}
-)->dict:     # {key: the same in the unit of the labels}; classes as they are
+    outputs:Mapping[str, torch.Tensor], # {key: what a network puts out, (B, C, H, W) or (B, C)}
+)->dict[str, torch.Tensor]:             # {key: the same in the unit of the labels}; classes as they are
     "Predictions that can be compared to labels or drawn."
     f = lambda v, mean, std: v*std + mean
     return {k: self._scaled(v, k, f) if k in self._cpu else v for k, v in outputs.items()}
@@ -148,39 +152,39 @@ def _all(self:TaskLosses, outputs, targets, masks, reduction):
             if t.key not in d: raise ValueError(f'task {t.key!r}: there is no {what} for it')
     return {t.key: self._one(t, outputs[t.key], targets[t.key], masks[t.key], reduction) for t in self.tasks}
 
-# %% ../nbs/10_losses.ipynb #5b5948e2
+# %% ../nbs/10_losses.ipynb #657b557c
 def _weight(task): return 1 if task.kind == 'classes' else task.channels # terms of a pixel
 
 @patch
 def per_image(self:TaskLosses,
-    outputs, # {key: (B, C, H, W) or (B, C)}; there may be more than the tasks'
-    targets, # {key: normalised labels (B, C, H, W) or (B, C), or ids (B, H, W) or (B,)}
-    masks,   # {key: bool (B, 1, H, W), (B, 1), (B, H, W) or (B,)}, True where there is a label
-)->dict:     # {key: (sums of the terms (B,), how many there are (B,), int64)}
+    outputs:Mapping[str, torch.Tensor], # {key: (B, C, H, W) or (B, C)}; there may be more than the tasks'
+    targets:Mapping[str, torch.Tensor], # {key: normalised labels (B, C, H, W) or (B, C), or ids (B, H, W) or (B,)}
+    masks:Mapping[str, torch.Tensor],   # {key: bool (B, 1, H, W), (B, 1), (B, H, W) or (B,)}, True where there is a label
+)->dict[str, tuple[torch.Tensor, torch.Tensor]]: # {key: (sums of the terms (B,), how many there are (B,), int64)}
     "Over the valid pixels, times channels, of every image; ValueError names a task for which something is missing or does not fit."
     rows  = lambda x: x.sum(tuple(range(1, x.ndim))) if x.ndim > 1 else x
     terms = self._all(outputs, targets, masks, 'none')
     return {t.key: (rows(terms[t.key]), rows(masks[t.key]).long()*_weight(t)) for t in self.tasks}
 
-# %% ../nbs/10_losses.ipynb #82ce659d
+# %% ../nbs/10_losses.ipynb #9d7f570d
 @patch
 def __call__(self:TaskLosses,
-    outputs,      # as for `per_image`
-    targets,      # as for `per_image`, normalised
-    masks,        # as for `per_image`
-    divisor=None, # f(counts, float (T,)) -> what to divide each sum by (T,): with several processes their mean count. None: the counts
-)->dict:          # {key: loss, a tensor without dimensions}; 0 without gradient where a task has no label
+    outputs:Mapping[str, torch.Tensor], # as for `per_image`
+    targets:Mapping[str, torch.Tensor], # as for `per_image`, normalised
+    masks:Mapping[str, torch.Tensor],   # as for `per_image`
+    divisor:Callable[[torch.Tensor], torch.Tensor]|None=None, # f(counts (T,)) -> divisors (T,), the mean over processes say; None: counts
+)->dict[str, torch.Tensor]:             # {key: loss, a tensor without dimensions}; 0 without gradient where a task has no label
     "The mean term of each task over the valid pixels, times channels, of a batch; ValueError as `per_image`."
     sums   = self._all(outputs, targets, masks, 'sum')
     counts = torch.stack([masks[t.key].sum()*_weight(t) for t in self.tasks]).float()
     if divisor is not None: counts = divisor(counts)
     return {k: s/n for (k, s), n in zip(sums.items(), counts + (counts == 0))}
 
-# %% ../nbs/10_losses.ipynb #8bdd8725
+# %% ../nbs/10_losses.ipynb #422b8cfb
 @patch
 def missing(self:TaskLosses,
-    masks, # {key: bool}, True where there is a label
-)->dict:   # {key: tensor (images without any label, pixels without)}; for a task with one label an image both are the same
+    masks:Mapping[str, torch.Tensor], # {key: bool}, True where there is a label
+)->dict[str, torch.Tensor]: # {key: tensor (images without any label, pixels without)}; for a task with one label an image both are the same
     "How many labels a batch lacks; nothing is waited for on a GPU."
     def lacks(m):
         there = m.flatten(1).sum(1) if m.ndim > 1 else m.long()

@@ -6,21 +6,26 @@
 __all__ = ['evaluating', 'joined', 'tasks_of', 'only', 'measure', 'means', 'evaluate']
 
 # %% ../nbs/12_measuring.ipynb #27e7fe6d
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.utils.data import Dataset
 
 from .batches import batches, prepare
 from .losses import TaskLosses
-from .tasks import get_tasks
+from .tasks import Task, get_tasks
+
+if TYPE_CHECKING: from accelerate import Accelerator
 
 # %% ../nbs/12_measuring.ipynb #dbfaea8c
 @contextmanager
 def evaluating(
-    net, # a module
-):
+    net:torch.nn.Module, # a module
+)->Iterator[None]:
     "Within, the module is in evaluation mode and there are no gradients; afterwards each of its parts is in the mode it was in."
     modes = [(m, m.training) for m in net.modules()]
     net.eval()
@@ -31,16 +36,16 @@ def evaluating(
 
 # %% ../nbs/12_measuring.ipynb #90d72f44
 def joined(
-    tasks,    # tuple of `Task`s
-    injected, # `Task` or None
-)->tuple:     # of all of them
+    tasks:tuple[Task, ...], # tuple of `Task`s
+    injected:Task|None,     # `Task` or None
+)->tuple[Task, ...]:        # of all of them
     "The tasks whose labels a network needs."
     return tasks + (() if injected is None else (injected,))
 
 def tasks_of(
-    net,     # a network; its `tasks`, keys, are those it predicts, or all the data's if it has no such attribute
-    dataset, # with `Task`s
-)->tuple:    # (`Task`s in the order of the columns, the one whose label is injected or None)
+    net:torch.nn.Module, # a network; its `tasks`, keys, are those it predicts, or all the data's if it has no such attribute
+    dataset:Dataset,     # with `Task`s
+)->tuple[tuple[Task, ...], Task|None]: # (`Task`s in the order of the columns, the one whose label is injected or None)
     "What a network predicts and what it is given; ValueError names a task whose labels the data lacks."
     by, injected = {t.key: t for t in dataset.tasks}, getattr(net, 'injected', None)
     keys = list(getattr(net, 'tasks', by))
@@ -49,22 +54,22 @@ def tasks_of(
     return get_tasks([by[k] for k in keys]), injected
 
 def only(
-    dataset, # any data set
-    tasks,   # `Task`s of it
-):           # a data set
+    dataset:Dataset,      # any data set
+    tasks:Sequence[Task], # `Task`s of it
+)->Dataset:               # a data set
     "The data set without the labels of other tasks, if it can leave them out."
     return dataset.only([t.key for t in tasks]) if hasattr(dataset, 'only') and len(tasks) < len(dataset.tasks) else dataset
 
 # %% ../nbs/12_measuring.ipynb #fea55dbb
 def measure(
-    net, dataset,     # network and data set, on whose tasks they agree
-    losses,           # `TaskLosses` of the tasks to be measured
-    normalise=None,   # called with {key: target}, as `TaskLosses.normalise`
-    injected=None,    # `Task` whose label the network is given
-    batch=64,         # images at a time
-    device=None,      # where the network is
-    accelerator=None, # of several processes that share the work
-):                    # float64 (2, views, tasks), on the CPU: sums of the terms, and how many there were
+    net:torch.nn.Module, dataset:Dataset, # network and data set, on whose tasks they agree
+    losses:TaskLosses,                    # `TaskLosses` of the tasks to be measured
+    normalise:Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]|None=None, # called with {key: target}, as `TaskLosses.normalise`
+    injected:Task|None=None,              # `Task` whose label the network is given
+    batch:int=64,                         # images at a time
+    device:str|torch.device|None=None,    # where the network is
+    accelerator:'Accelerator|None'=None,  # of several processes that share the work
+)->torch.Tensor:                          # float64 (2, views, tasks), on the CPU: sums of the terms, and how many there were
     "Every view's losses; ValueError as `TaskLosses`."
     rank, world = (accelerator.process_index, accelerator.num_processes) if accelerator else (0, 1)
     rows  = [np.arange(a, min(a + batch, len(dataset))) for a in range(0, len(dataset), batch)][rank::world]
@@ -79,10 +84,10 @@ def measure(
 
 # %% ../nbs/12_measuring.ipynb #46383793
 def means(
-    table, # of `measure`
-    keys,  # of its tasks
-    what,  # which views they are, for the message
-)->pd.Series: # index `task`
+    table:torch.Tensor, # of `measure`
+    keys:Sequence[str], # of its tasks
+    what:str,           # which views they are, for the message
+)->pd.Series:           # index `task`
     "The loss of each task over all valid pixels; ValueError names a task that has no label."
     sums, counts = table.sum(1)
     for k, n in zip(keys, counts.tolist()):
@@ -91,15 +96,15 @@ def means(
 
 # %% ../nbs/12_measuring.ipynb #71e31f5f
 def evaluate(
-    net,              # a `MultiTaskNet`, or another module that maps images to {key: output}
-    dataset,          # any data set with the labels of the network's tasks
-    statistics=None,  # `statistics()` of the training labels, which `Training.statistics` holds
-    batch=64,         # images at a time
-    per_image=False,  # whether every image's own loss is wanted
-    terms=None,       # as for `TaskLosses`
-    device=None,      # where the network is moved to; None: it stays where it is
-    accelerator=None, # of several processes that share the work; None: each process does all of it
-):                    # Series of losses by task; `per_image`: DataFrame (views, tasks), NaN where a view has no label
+    net:torch.nn.Module,                        # a `MultiTaskNet`, or another module that maps images to {key: output}
+    dataset:Dataset,                            # any data set with the labels of the network's tasks
+    statistics:pd.DataFrame|None=None,          # `statistics()` of the training labels, which `Training.statistics` holds
+    batch:int=64,                               # images at a time
+    per_image:bool=False,                       # whether every image's own loss is wanted
+    terms:Mapping[str, str|Callable]|None=None, # as for `TaskLosses`
+    device:str|torch.device|None=None,          # where the network is moved to; None: it stays where it is
+    accelerator:'Accelerator|None'=None,        # of several processes that share the work; None: each process does all of it
+)->pd.Series|pd.DataFrame: # Series of losses by task; `per_image`: DataFrame (views, tasks), NaN where a view has no label
     "The losses of a network over all valid pixels of a data set, in fp32; ValueError names a task whose labels or statistics are not there."
     tasks, injected = tasks_of(net, dataset)
     both, keys = joined(tasks, injected), [t.key for t in tasks]

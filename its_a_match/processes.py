@@ -11,12 +11,14 @@ import os
 import signal
 import sys
 from collections import deque
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing.connection import wait
 from threading import Thread
 from types import ModuleType
+from typing import TypeVar
 
 # %% ../nbs/00_processes.ipynb #44a96c85
 def cores()->int: # from 1
@@ -43,11 +45,14 @@ def _apart():
         if masked: signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 # %% ../nbs/00_processes.ipynb #1405e411
+_Item   = TypeVar('_Item')
+_Result = TypeVar('_Result')
+
 def each(
-    work,           # function of one item; with more than one process it must be importable, as a function of a module is
-    items,          # what to call it with; may be a generator
-    processes=None, # how many, from 1; None: one for each processor; 1: no other process is started
-): # generator of results
+    work:Callable[[_Item], _Result], # function of one item; with more than one process it must be importable, as a function of a module is
+    items:Iterable[_Item],           # what to call it with; may be a generator
+    processes:int|None=None,         # how many, from 1; None: one for each processor; 1: no other process is started
+)->Iterator[_Result]:                # generator of results
     "Yields `work(item)` for each of `items`, in their order; what `work` raises, RuntimeError if a process was killed, ValueError for less than one."
     if processes is None: processes = cores()
     if processes < 1: raise ValueError(f'{processes} processes can do nothing: it takes 1 or more')

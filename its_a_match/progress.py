@@ -8,9 +8,11 @@ __all__ = ['ENDS', 'Tally', 'duration', 'line', 'in_log', 'picture', 'in_termina
 # %% ../nbs/14_progress.ipynb #8722abf6
 import sys
 import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from html import escape
+from typing import Literal, TextIO
 
 from fastcore.basics import patch
 from rich.console import Console, Group
@@ -25,21 +27,21 @@ ENDS = 'done', 'diverged', 'failed'  # a network of such a status does not go on
 class Tally:
     "Counts networks and their epochs, and tells from the events how long the rest will take."
     def __init__(self,
-        total,                # networks of the campaign
-        done=0,               # how many of them had ended before
-        weights=None,         # {(network, seed): work} of those to do, in any unit, > 0; None: all the same
-        clock=time.monotonic, # what tells the time in seconds
+        total:int,                                         # networks of the campaign
+        done:int=0,                                        # how many of them had ended before
+        weights:Mapping[tuple[str, int], float]|None=None, # {(network, seed): work} of those to do, in any unit, > 0; None: all the same
+        clock:Callable[[], float]=time.monotonic,          # what tells the time in seconds
     ):
         self.total, self.done, self.weights, self.clock = total, done, weights, clock
         self.first, self.share, self.start, self.ended = {}, {}, clock(), set()
 
-    def weight(self, key): return 1 if self.weights is None else self.weights.get(key, 1)
+    def weight(self, key:tuple[str, int])->float: return 1 if self.weights is None else self.weights.get(key, 1)
 
 # %% ../nbs/14_progress.ipynb #9381ef32
 @patch
 def __call__(self:Tally,
-    event, # of one network
-)->dict:   # it, with done, total and left: seconds, or None while nothing is known
+    event:dict, # of one network
+)->dict:        # it, with done, total and left: seconds, or None while nothing is known
     "The event with what is known of all networks."
     key = event['network'], event['seed']
     self.share[key] = 1 if event['status'] in ENDS else event['epoch']/max(event['epochs'] or 1, 1)
@@ -59,8 +61,8 @@ def left(self:Tally)->float: # seconds; None while nothing is known
 
 # %% ../nbs/14_progress.ipynb #630ad35f
 def duration(
-    seconds, # from 0
-)->str:      # in two units at most
+    seconds:float, # from 0
+)->str:            # in two units at most
     "A time as one says it."
     for unit, size, small, part in (('d', 86400, 'h', 3600), ('h', 3600, 'min', 60), ('min', 60, '', 60)):
         if seconds >= size:
@@ -74,8 +76,8 @@ def _all(event): return f"{event['done']} of {event['total']} networks" + (f", {
 
 # %% ../nbs/14_progress.ipynb #3ee9df1d
 def line(
-    event, # of a `Tally`
-)->str:    # without a line break
+    event:dict, # of a `Tally`
+)->str:         # without a line break
     "What a log says of an event."
     at = f"epoch {event['epoch']} of {event['epochs']}" if event['epochs'] else f"epoch {event['epoch']}"
     how = dict(training=at, done=f"done after epoch {event['epoch']}", diverged=f"diverged after epoch {event['epoch']}",
@@ -87,10 +89,10 @@ def line(
 # %% ../nbs/14_progress.ipynb #4f5890b7
 @contextmanager
 def in_log(
-    file=None,            # where to write; None: standard error
-    minutes=5,            # after how many without a line there is one for an epoch
-    clock=time.monotonic, # what tells the time in seconds
-):
+    file:TextIO|None=None,                    # where to write; None: standard error
+    minutes:float=5,                          # after how many without a line there is one for an epoch
+    clock:Callable[[], float]=time.monotonic, # what tells the time in seconds
+)->Iterator[Callable[[dict], None]]:
     "Shows events as lines; gives the function that takes them."
     last = clock()
     def show(event):
@@ -102,9 +104,9 @@ def in_log(
 
 # %% ../nbs/14_progress.ipynb #2a0e9644
 def picture(
-    event,   # the latest, of a `Tally`
-    running, # the latest event of each network that is being trained
-):           # something that rich can draw
+    event:dict,             # the latest, of a `Tally`
+    running:Iterable[dict], # the latest event of each network that is being trained
+)->Group:                   # something that rich can draw
     "The bar, and a line for each network in training."
     top = Table.grid(padding=(0, 1))
     top.add_row(ProgressBar(event['total'], event['done'], width=30), Text(_all(event)))
@@ -116,8 +118,8 @@ def picture(
 # %% ../nbs/14_progress.ipynb #f4e515aa
 @contextmanager
 def in_terminal(
-    console=None, # a rich `Console`; None: one on standard error
-):
+    console:Console|None=None, # a rich `Console`; None: one on standard error
+)->Iterator[Callable[[dict], None]]:
     "Shows events in place, and a line for each network that ended above; gives the function that takes them."
     running, console = {}, console or Console(stderr=True, highlight=False, markup=False)
     with Live(console=console, transient=True, refresh_per_second=4) as live:
@@ -130,14 +132,14 @@ def in_terminal(
 
 # %% ../nbs/14_progress.ipynb #7dd16799
 def bar(
-    event, # of a `Tally`
-)->dict:   # MIME type: text
+    event:dict,    # of a `Tally`
+)->dict[str, str]: # MIME type: text
     "What a notebook shows of an event."
     progress = f"<progress value='{event['done']}' max='{event['total']}'></progress>"
     return {'text/plain': line(event), 'text/html': f'{progress} <small>{escape(line(event))}</small>'}
 
 @contextmanager
-def in_notebook():
+def in_notebook()->Iterator[Callable[[dict], None]]:
     "Shows events in one line below the cell, which is empty at the end; gives the function that takes them."
     from IPython.display import display
     handle = display({'text/plain': ''}, raw=True, display_id=True)
@@ -154,11 +156,11 @@ def _place():
 
 @contextmanager
 def show_progress(
-    total,        # networks of the campaign
-    done=0,       # how many of them had ended before
-    weights=None, # {(network, seed): work} of those to do, in any unit, > 0; None: all the same
-    show=None,    # called with each event of the `Tally`; None: what suits a terminal, a notebook or a log; False: nothing is shown
-):
+    total:int,                                            # networks of the campaign
+    done:int=0,                                           # how many of them had ended before
+    weights:Mapping[tuple[str, int], float]|None=None,    # {(network, seed): work} of those to do, in any unit, > 0; None: all the same
+    show:Callable[[dict], None]|Literal[False]|None=None, # called with each event of the `Tally`; None: as suits; False: nothing is shown
+)->Iterator[Callable[[dict], None]]:
     "Shows how far a campaign is; gives the function that takes the events of its networks. ValueError for another `show`."
     if not (show is None or show is False or callable(show)): raise ValueError(f'progress is {show!r}, not a function, None or False')
     tally = Tally(total, done, weights)

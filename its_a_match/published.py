@@ -17,8 +17,8 @@ from .tasks import LETTERS
 
 # %% ../nbs/04_published.ipynb #268483e2
 def carried(
-    folder, # path inside the repository, 'data/published' say
-)->Path:    # where it lies
+    folder:str, # path inside the repository, 'data/published' say
+)->Path:        # where it lies
     "A folder that travels with the package: inside it where it is installed, beside it in the repository; FileNotFoundError if in neither."
     package = Path(neighbour.__file__).parent  # not the package's own, which is None in a folder that holds another its_a_match
     for home in (package, package.parent):
@@ -47,8 +47,8 @@ def _pick(choices, key, what):
 
 # %% ../nbs/04_published.ipynb #582ed591
 def which_tasks_losses(
-    split='val', # 'val' (Table 8), 'test' (Table 9) or 'early' (validation losses after a fifth of the data)
-)->pd.DataFrame: # candidates: index `network` (36 names), `cost` in SNT, then S D N K E; NaN where not solved
+    split:str='val', # 'val' (Table 8), 'test' (Table 9) or 'early' (validation losses after a fifth of the data)
+)->pd.DataFrame:     # candidates: index `network` (36 names), `cost` in SNT, then S D N K E; NaN where not solved
     "Losses of the candidate networks of *Which tasks*, the half-size ones and 'early' from its authors' code; ValueError for another split."
     table = _pick({'val': 'Table 8', 'test': 'Table 9', 'early': "the authors' code"}, split, 'split')
     rows = _read(f'which_tasks_{split}', 'Which tasks', table, index_col='network')
@@ -79,7 +79,7 @@ def _table_7(rows):
 
 # %% ../nbs/04_published.ipynb #853f8597
 def which_tasks_table(
-    number, # 1 to 7; Tables 8 and 9 are `which_tasks_losses`
+    number:int,  # 1 to 7; Tables 8 and 9 are `which_tasks_losses`
 )->pd.DataFrame: # 2, 3: pairwise gains (fractions); 4: pairwise affinities; 7: method by budget; 1, 5, 6: as printed
     "A table of *Which tasks* as its authors printed it; Tables 2 and 3 are for comparison only. ValueError for another number."
     shape = _pick({1: lambda t: t.set_index('solution'), 2: _table_2,
@@ -101,7 +101,7 @@ def match_scores()->pd.DataFrame: # index `score`, six rows; ranges in natural u
     return _read('match_scores', 'Match', 'Table 7', index_col='score')
 
 # %% ../nbs/04_published.ipynb #101fc712
-def match_affinities()->dict: # score name (TD IAS RSA LI GS GT) -> pairwise table of the printed values
+def match_affinities()->dict[str, pd.DataFrame]: # score name (TD IAS RSA LI GS GT) -> pairwise table of the printed values
     "Tables 1-6 of *Match*; attrs: score, name, scale, scale_source, symmetric, and range and printed_range in natural units."
     rows, tables = _read('match_affinities', 'Match', ''), {}
     for score, s in match_scores().iterrows():
@@ -117,8 +117,8 @@ def match_splits()->pd.DataFrame: # index `split` (train, val, test); number of 
     return _read('match_splits', 'Match', 'section 2', index_col='split')
 
 def match_buildings(
-    split, # 'train', 'val' or 'test'
-)->list:   # names of the buildings, in the printed order
+    split:str, # 'train', 'val' or 'test'
+)->list[str]:  # names of the buildings, in the printed order
     "The Taskonomy buildings of a split of *Match* (supplement, section 2); ValueError for another split."
     rows = _read('match_buildings', 'Match', 'section 2')
     return _pick(rows.groupby('split', sort=False).building.agg(list).to_dict(), split, 'split')

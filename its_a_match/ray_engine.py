@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import replace
 from functools import lru_cache
@@ -24,10 +25,11 @@ from threading import Thread, current_thread, main_thread
 import torch
 from fastcore.basics import patch
 from filelock import Timeout
+from torch.utils.data import Dataset
 
 from . import __version__
-from .archive import finish, fingerprint
-from .assignment import open_data, train_network
+from .archive import Archive, finish, fingerprint
+from .assignment import DataFolder, Settings, open_data, train_network
 from .checkpoints import write_bytes
 from .memory import MemoryDataset
 from .processes import cores
@@ -233,17 +235,17 @@ def _allowed(settings, num_cpus, num_gpus):
     return replace(settings, threads=settings.threads or max(1, int(num_cpus)))
 
 def run_ray(
-    jobs,          # networks to train, a dict with `network`, `seed` and the rest of a plan's columns each
-    data,          # {'train': data set, 'val': …, 'test': …} or a folder, as `open_data` takes it
-    archive,       # `Archive` of the campaign
-    settings,      # what all networks have in common, as `train_network` takes it
-    report,        # function that is called with each event
-    address=None,  # of a cluster: HOST:PORT, 'auto' on one of its machines, 'local': this machine alone; None: RAY_ADDRESS, or else 'local'
-    num_cpus=1,    # processors for each network, > 0, and threads if the settings leave them open
-    num_gpus=0,    # GPUs for each network, or a share of one; 0: it is trained on processors
-    retries=3,     # how often a network may lose its worker without an epoch in between
-    send=False,    # whether the data is read here and sent, where it is a folder
-):
+    jobs:Sequence[dict],   # networks to train, a dict with `network`, `seed` and the rest of a plan's columns each
+    data:DataFolder|Mapping[str, Dataset], # {'train': data set, 'val': …, 'test': …} or a folder, as `open_data` takes it
+    archive:Archive,       # `Archive` of the campaign
+    settings:Settings,     # what all networks have in common, as `train_network` takes it
+    report:Callable[[dict], None], # function that is called with each event
+    address:str|None=None, # of a cluster: HOST:PORT, 'auto' on one of its machines, 'local': this machine; None: RAY_ADDRESS, or 'local'
+    num_cpus:float=1,      # processors for each network, > 0, and threads if the settings leave them open
+    num_gpus:float=0,      # GPUs for each network, or a share of one; 0: it is trained on processors
+    retries:int=3,         # how often a network may lose its worker without an epoch in between
+    send:bool=False,       # whether the data is read here and sent, where it is a folder
+)->None:
     "The engine `ray` of a campaign. ValueError for options that cannot be; RuntimeError if Ray is not installed; what a task raises."
     settings = _allowed(settings, num_cpus, num_gpus)
     expected, out = json.loads((archive.out/'campaign.json').read_text())['data'], sys.stdout

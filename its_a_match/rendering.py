@@ -8,22 +8,24 @@ __all__ = ['PHOTOS', 'AMBIENT', 'NEAR', 'FURNITURE', 'scalar_mitsuba', 'to_linea
            'render_image', 'render_building']
 
 # %% ../nbs/03_rendering.ipynb #e43fd5c6
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import islice
 from math import isqrt
+from types import ModuleType
 
 import numpy as np
 from PIL import Image
 
 from .assets import CLASSES, texture_image
-from .buildings import cameras, make_building, stream
+from .buildings import Building, Camera, cameras, make_building, stream
 from .encoding import encode
 from .tasks import get_tasks
 
 # %% ../nbs/03_rendering.ipynb #d27e52f2
 @contextmanager
-def scalar_mitsuba():
+def scalar_mitsuba()->Iterator[ModuleType]:
     "Mitsuba 3 in its variant `scalar_rgb`, on one thread, within a `with`; ImportError says how to install it."
     try: import drjit, mitsuba
     except ImportError: raise ImportError("rendering needs Mitsuba 3: pip install 'its_a_match[render]'") from None
@@ -37,15 +39,15 @@ def scalar_mitsuba():
 
 # %% ../nbs/03_rendering.ipynb #8f61322d
 def to_linear(
-    srgb, # 0..1
-)->np.ndarray: # float32, 0..1
+    srgb:Sequence[float]|np.ndarray, # 0..1
+)->np.ndarray:                       # float32, 0..1
     "Light from sRGB."
     srgb = np.asarray(srgb, np.float32)
     return np.where(srgb <= .04045, srgb / 12.92, ((srgb + .055) / 1.055)**2.4).astype(np.float32)
 
 def to_srgb(
-    light, # 0 or more; above 1 is white
-)->np.ndarray: # 0..1
+    light:Sequence[float]|np.ndarray, # 0 or more; above 1 is white
+)->np.ndarray:                        # 0..1
     "sRGB from light."
     light = np.clip(light, 0, 1)
     return np.where(light <= .0031308, 12.92 * light, 1.055 * light**(1 / 2.4) - .055)
@@ -56,9 +58,9 @@ PHOTOS = ('astronaut', 'chelsea', 'coffee', 'rocket', 'hubble_deep_field', 'immu
 
 @lru_cache
 def photo(
-    number,    # 0 or more, taken modulo the number of photographs
-    size=96,   # side, pixels
-)->np.ndarray: # (size, size, 3) uint8, sRGB
+    number:int,  # 0 or more, taken modulo the number of photographs
+    size:int=96, # side, pixels
+)->np.ndarray:   # (size, size, 3) uint8, sRGB
     "A photograph, made square."
     from skimage import data
     taken = getattr(data, name := PHOTOS[number % len(PHOTOS)])()
@@ -89,10 +91,10 @@ def _looks(mi, part, share):
 
 # %% ../nbs/03_rendering.ipynb #a30a1138
 def image_scene(
-    mi,       # Mitsuba, from `scalar_mitsuba`
-    building, # a `Building`
-    room=0,   # number of the room that is looked from
-):            # a Mitsuba scene
+    mi:ModuleType,     # Mitsuba, from `scalar_mitsuba`
+    building:Building, # a `Building`
+    room:int=0,        # number of the room that is looked from
+)->object:             # a Mitsuba scene
     "A building with its looks and lights."
     share = lambda x: 1. if building.room_at(x) == room else .35
     parts = {f'part{i}': _shape(mi, p) | _looks(mi, p, share(p.matrix[0, 3])) for i, p in enumerate(building.parts)}
@@ -103,9 +105,9 @@ def image_scene(
 
 # %% ../nbs/03_rendering.ipynb #f0f879f5
 def label_scene(
-    mi,       # Mitsuba, from `scalar_mitsuba`
-    building, # a `Building`
-):            # a Mitsuba scene
+    mi:ModuleType,     # Mitsuba, from `scalar_mitsuba`
+    building:Building, # a `Building`
+)->object:             # a Mitsuba scene
     "A building whose parts send out class, part and object numbers in place of red, green and blue."
     def part(i, p):
         numbers = [float(CLASSES.index(p.label)), float(i + 1), float(p.thing)]
@@ -117,11 +119,11 @@ def label_scene(
 NEAR = .01  # where rays begin, metres along the view axis
 
 def sensor(
-    mi,     # Mitsuba, from `scalar_mitsuba`
-    camera, # a `Camera`
-    size,   # side, pixels
-    spp=1,  # rays a pixel: a square number; 1: through its centre
-):          # a Mitsuba sensor
+    mi:ModuleType, # Mitsuba, from `scalar_mitsuba`
+    camera:Camera, # a `Camera`
+    size:int,      # side, pixels
+    spp:int=1,     # rays a pixel: a square number; 1: through its centre
+)->object:         # a Mitsuba sensor
     "A camera for Mitsuba."
     _, up, back, eye = camera.matrix[:3].T
     film = {'type': 'hdrfilm', 'width': size, 'height': size, 'rfilter': {'type': 'box'}, 'pixel_format': 'rgb',
@@ -132,20 +134,20 @@ def sensor(
 
 # %% ../nbs/03_rendering.ipynb #13b4291c
 def rays(
-    camera, # a `Camera`
-    size,   # side, pixels
-)->np.ndarray: # (H, W, 3) in the building's coordinates, 1 long along the view axis
+    camera:Camera, # a `Camera`
+    size:int,      # side, pixels
+)->np.ndarray:     # (H, W, 3) in the building's coordinates, 1 long along the view axis
     "The rays through the pixels' centres."
     at = ((np.arange(size) + .5) / size * 2 - 1) * np.tan(np.radians(camera.fov) / 2)
     return np.stack([*np.meshgrid(at, -at), np.full((size, size), -1.)], -1) @ camera.matrix[:3, :3].T
 
 # %% ../nbs/03_rendering.ipynb #15038668
 def normals(
-    building, # a `Building`
-    part,     # (...) numbers of the parts that are hit, from 1
-    at,       # (..., 3) where, metres
-    ray,      # (..., 3) along which rays
-)->np.ndarray: # (..., 3) unit vectors, the building's coordinates
+    building:Building, # a `Building`
+    part:np.ndarray,   # (...) numbers of the parts that are hit, from 1
+    at:np.ndarray,     # (..., 3) where, metres
+    ray:np.ndarray,    # (..., 3) along which rays
+)->np.ndarray:         # (..., 3) unit vectors, the building's coordinates
     "The surfaces' directions at points of parts."
     kind = np.array([p.shape for p in building.parts])[part - 1][..., None]
     inverse = np.linalg.inv([p.matrix for p in building.parts])[part - 1]
@@ -160,12 +162,12 @@ def normals(
 
 # %% ../nbs/03_rendering.ipynb #90e7a3e0
 def trace(
-    mi,       # Mitsuba, from `scalar_mitsuba`
-    building, # a `Building`
-    scene,    # its `label_scene`
-    camera,   # a `Camera`
-    size,     # side, pixels
-)->dict:      # classes, part, thing: (H, W) int; depth: (H, W) metres; normal: (H, W, 3), right, down, towards the camera
+    mi:ModuleType,        # Mitsuba, from `scalar_mitsuba`
+    building:Building,    # a `Building`
+    scene:object,         # its `label_scene`
+    camera:Camera,        # a `Camera`
+    size:int,             # side, pixels
+)->dict[str, np.ndarray]: # classes, part, thing: (H, W) int; depth: (H, W) metres; normal: (H, W, 3), right, down, towards the camera
     "What the rays through the pixels' centres hit."
     view, ray = sensor(mi, camera, size), rays(camera, size)
     number = np.array(mi.load_dict({'type': 'path', 'max_depth': 1}).render(scene, view, spp=1)).round().astype(int)
@@ -176,8 +178,8 @@ def trace(
 
 # %% ../nbs/03_rendering.ipynb #f6245eb0
 def stored(
-    labels,  # from `trace`
-)->dict:     # depth_zbuffer (H, W) uint16, normal (H, W, 3) uint8, segment_semantic (H, W) uint8
+    labels:Mapping[str, np.ndarray], # from `trace`
+)->dict[str, np.ndarray]:            # depth_zbuffer (H, W) uint16, normal (H, W, 3) uint8, segment_semantic (H, W) uint8
     "The labels as Taskonomy's counts; windows, and pixels without a class, have no depth and no normal."
     surface = ~np.isin(labels['classes'], (0, CLASSES.index('window')))
     masks = dict(segment_semantic=labels['classes'] > 0, depth_zbuffer=surface, normal=surface)
@@ -187,7 +189,7 @@ def stored(
 FURNITURE = tuple(range(CLASSES.index('table'), len(CLASSES)))
 
 def worth_seeing(
-    labels, # from `trace`
+    labels:Mapping[str, np.ndarray], # from `trace`
 )->bool:
     "At most 8 % of the pixels nearer than 0.5 m, median depth 1.2 m or more, at least 12 % furniture, and four classes."
     depth, classes = labels['depth'], labels['classes']
@@ -196,13 +198,13 @@ def worth_seeing(
 
 # %% ../nbs/03_rendering.ipynb #8966d9f1
 def choose_cameras(
-    mi,       # Mitsuba, from `scalar_mitsuba`
-    building, # a `Building`
-    scene,    # its `label_scene`
-    rng,      # a numpy Generator
-    views,    # how many
-    tries=80, # cameras tried for each view, at most
-)->list:      # `Camera`s
+    mi:ModuleType,           # Mitsuba, from `scalar_mitsuba`
+    building:Building,       # a `Building`
+    scene:object,            # its `label_scene`
+    rng:np.random.Generator, # a numpy Generator
+    views:int,               # how many
+    tries:int=80,            # cameras tried for each view, at most
+)->list[Camera]:             # `Camera`s
     "The first cameras whose view is worth seeing; ValueError names a building with too few."
     good = (c for c in islice(cameras(building, rng), views * tries) if worth_seeing(trace(mi, building, scene, c, 32)))
     found = list(islice(good, views))
@@ -211,33 +213,33 @@ def choose_cameras(
 
 # %% ../nbs/03_rendering.ipynb #fbb52ee8
 def tone_map(
-    light, # (H, W, 3) radiance, 0 or more
-)->np.ndarray: # (H, W, 3) uint8, sRGB
+    light:np.ndarray, # (H, W, 3) radiance, 0 or more
+)->np.ndarray:        # (H, W, 3) uint8, sRGB
     "A picture of light: scaled by its own brightness, highlights bent, as sRGB."
     middle = np.quantile(light.mean(-1) / 2 + light.max(-1) / 2, .7)
     light = light * (.4 / max(middle, 1e-6))
     return np.uint8(np.rint(255 * to_srgb(np.where(light < .5, light, 1 - .5 * np.exp(1 - 2 * np.maximum(light, .5))))))
 
 def render_image(
-    mi,     # Mitsuba, from `scalar_mitsuba`
-    scene,  # an `image_scene`
-    camera, # a `Camera`
-    size,   # side, pixels
-    spp=36, # rays a pixel, a square number
-    seed=0, # of the rays' places within the pixel
-)->np.ndarray: # (H, W, 3) uint8, sRGB
+    mi:ModuleType, # Mitsuba, from `scalar_mitsuba`
+    scene:object,  # an `image_scene`
+    camera:Camera, # a `Camera`
+    size:int,      # side, pixels
+    spp:int=36,    # rays a pixel, a square number
+    seed:int=0,    # of the rays' places within the pixel
+)->np.ndarray:     # (H, W, 3) uint8, sRGB
     "The image of a view: the ambient share, and direct light by one ray to a light from each of `spp` points of a pixel."
     direct = mi.load_dict({'type': 'direct', 'emitter_samples': 1, 'bsdf_samples': 0, 'block_size': 16})
     return tone_map(np.array(direct.render(scene, sensor(mi, camera, size, spp), seed=seed, spp=spp)))
 
 # %% ../nbs/03_rendering.ipynb #039406db
 def render_building(
-    name,     # of the building
-    seed,     # 0 or more; the same name and seed give the same bytes
-    views=25, # how many
-    size=64,  # side, pixels
-    spp=36,   # rays a pixel of the image, a square number
-)->list:      # a dict for each view: rgb, depth_zbuffer, normal, segment_semantic, as counts, (H, W) or (H, W, 3)
+    name:str,     # of the building
+    seed:int,     # 0 or more; the same name and seed give the same bytes
+    views:int=25, # how many
+    size:int=64,  # side, pixels
+    spp:int=36,   # rays a pixel of the image, a square number
+)->list[dict[str, np.ndarray]]: # a dict for each view: rgb, depth_zbuffer, normal, segment_semantic, as counts, (H, W) or (H, W, 3)
     "Images and labels of a building. ImportError without Mitsuba; ValueError for a bad `spp` or a building with too few views."
     if spp < 4 or isqrt(spp)**2 != spp: raise ValueError(f'{spp} rays a pixel: give the square of a whole number from 2 on')
     building = make_building(name, seed)

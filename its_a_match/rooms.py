@@ -12,12 +12,14 @@ import json
 import os
 import platform
 import shutil
+from collections.abc import Callable, Mapping
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -30,6 +32,8 @@ from .encoding import write_counts
 from .processes import cores, each
 from .rendering import render_building
 from .tasks import MODALITIES
+
+if TYPE_CHECKING: from torch.utils.data import Dataset
 
 # %% ../nbs/03_rooms.ipynb #8ad44eae
 @dataclass(frozen=True)
@@ -45,8 +49,8 @@ PRESETS = dict(tiny=Preset(12, 8, 64), quick=Preset(104, 25, 64), large=Preset(5
 SPLITS = 'train', 'val', 'test'
 
 def building_split(
-    i,    # number of the building, from 0
-)->str:   # 'train', 'val' or 'test'
+    i:int, # number of the building, from 0
+)->str:    # 'train', 'val' or 'test'
     "What building number `i` is for; the first that validates and the first that tests come early, so that small sets have both."
     return {1: 'val', 2: 'test'}.get(i % 26 % 9, 'train')
 
@@ -54,10 +58,10 @@ def building_split(
 @dataclass(frozen=True)
 class Rooms:
     "What a data set is made from. ValueError names the value that cannot be."
-    preset:str='quick' # 'tiny', 'quick' or 'large'
-    size:int=None      # pixels a side, 16 to 4096; None: the preset's
-    buildings:int=None # how many, from 3; None: the preset's
-    seed:int=0         # another seed, other buildings; 0 to 2**31 - 1
+    preset:str='quick'      # 'tiny', 'quick' or 'large'
+    size:int|None=None      # pixels a side, 16 to 4096; None: the preset's
+    buildings:int|None=None # how many, from 3; None: the preset's
+    seed:int=0              # another seed, other buildings; 0 to 2**31 - 1
 
     def __post_init__(self):
         if self.preset not in PRESETS: raise ValueError(f"there is no preset {self.preset!r}: choose one of {', '.join(PRESETS)}")
@@ -69,11 +73,11 @@ class Rooms:
     @property
     def views(self)->int: return PRESETS[self.preset].views # images a building
     @property
-    def names(self)->list: return [f'house{i + 1:04}' for i in range(self.buildings)] # of the buildings, in order
+    def names(self)->list[str]: return [f'house{i + 1:04}' for i in range(self.buildings)] # of the buildings, in order
 
 # %% ../nbs/03_rooms.ipynb #318be846
 @patch
-def settings(self:Rooms)->dict: # preset, size, buildings, seed and views
+def settings(self:Rooms)->dict[str, int|str]: # preset, size, buildings, seed and views
     "What identifies the data set in its manifest."
     return asdict(self) | dict(views=self.views)
 
@@ -90,18 +94,18 @@ def folder(self:Rooms)->Path: # which need not be there
 
 # %% ../nbs/03_rooms.ipynb #66f4ad22
 def view_file(
-    task,     # name of a task, or 'rgb'
-    building, # name of the building
-    point,    # number of the view
-)->str:       # path inside the data set, as the task-grouping code expects it
+    task:str,     # name of a task, or 'rgb'
+    building:str, # name of the building
+    point:int,    # number of the view
+)->str:           # path inside the data set, as the task-grouping code expects it
     "Where a label of a view lies; Taskonomy spells one suffix unlike its folder."
     return f"{task}/{building}/point_{point}_view_0_domain_{'segmentsemantic' if task == 'segment_semantic' else task}.png"
 
 # %% ../nbs/03_rooms.ipynb #29daf513
 def building_digest(
-    root,     # folder of the data set
-    building, # name of the building
-)->str:       # SHA-256 in hexadecimal
+    root:str|Path, # folder of the data set
+    building:str,  # name of the building
+)->str:            # SHA-256 in hexadecimal
     "A digest of the names and bytes of all files of a building."
     h = hashlib.sha256()
     for task in MODALITIES:
@@ -200,9 +204,9 @@ def _finish(out, rooms, digests):
     shutil.rmtree(out/WORK, ignore_errors=True)
 
 def fingerprint(
-    root,         # folder of a data set
-    digests=None, # name of a building -> its digest, where known; None: all files are read
-)->str:           # SHA-256 in hexadecimal
+    root:str|Path,                       # folder of a data set
+    digests:Mapping[str, str]|None=None, # name of a building -> its digest, where known; None: all files are read
+)->str:                                  # SHA-256 in hexadecimal
     "A digest of the bytes of all files of Rooms; the manifest says what it was at first."
     root = Path(root)
     names = pd.read_csv(root/'splits.csv').id
@@ -233,14 +237,14 @@ def _render(out, rooms, processes, progress):
 
 # %% ../nbs/03_rooms.ipynb #f5d21c4b
 def render_rooms(
-    out=None,        # folder; None: one in the user's cache, named by preset, size, buildings and seed
-    preset='quick',  # 'tiny', 'quick' or 'large'
-    size=None,       # pixels a side; None: the preset's
-    buildings=None,  # how many; None: the preset's
-    seed=0,          # another seed, other buildings
-    processes=None,  # how many to render with; None: one a processor. The bytes do not depend on it
-    progress=None,   # called with the number of views done and of all views, at the start and after each building
-)->Path:             # the folder
+    out:str|Path|None=None,  # folder; None: one in the user's cache, named by preset, size, buildings and seed
+    preset:str='quick',      # 'tiny', 'quick' or 'large'
+    size:int|None=None,      # pixels a side; None: the preset's
+    buildings:int|None=None, # how many; None: the preset's
+    seed:int=0,              # another seed, other buildings
+    processes:int|None=None, # how many to render with; None: one a processor. The bytes do not depend on it
+    progress:Callable[[int, int], None]|None=None, # called with the numbers of views done and of all, at the start and after each building
+)->Path:                     # the folder
     """Renders Rooms, or what is missing of it, or nothing where it is whole.
 
     ValueError names an argument that cannot be, or in what the folder's contents differ from what is asked for; OSError a file that cannot be
@@ -289,10 +293,10 @@ def _blind_classes(train, test, task, images):
 
 # %% ../nbs/03_rooms.ipynb #100b83ca
 def blind_losses(
-    train,       # data set to learn from, a `TaskonomyDataset` say; both are held in memory
-    test,        # data set of the same size and tasks
-    images=8,    # classes: how many more images, with the shares of all pixels, each pixel's shares are computed with; > 0
-)->pd.DataFrame: # a row for each task: loss, then that of the mean and the median (classes: shares) of all pixels, and of each pixel
+    train:'Dataset', # data set to learn from, a `TaskonomyDataset` say; both are held in memory
+    test:'Dataset',  # data set of the same size and tasks
+    images:float=8,  # classes: how many more images, with the shares of all pixels, each pixel's shares are computed with; > 0
+)->pd.DataFrame:     # a row for each task: loss, then that of the mean and the median (classes: shares) of all pixels, and of each pixel
     "Losses of predictors that never look at the image: what a network has to beat."
     a, b, rows = _labels(train), _labels(test), {}
     for t in train.tasks:

@@ -6,6 +6,7 @@
 __all__ = ['FileReader', 'TaskonomyDataset', 'label_statistics', 'find_views', 'split_buildings']
 
 # %% ../nbs/01_taskonomy.ipynb #a1ef36ac
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from fastcore.basics import patch
 
 from .encoding import decode, read_resized
 from .folders import find_views, split_buildings
-from .tasks import RGB, TASKONOMY, get_tasks
+from .tasks import RGB, TASKONOMY, Task, get_tasks
 
 # %% ../nbs/01_taskonomy.ipynb #12ef013c
 _all_ = ['find_views', 'split_buildings']
@@ -24,17 +25,17 @@ _all_ = ['find_views', 'split_buildings']
 class FileReader:
     "Reads counts from image files and resizes them."
     def __init__(self,
-        root,  # folder of the data set
-        views, # table of `find_views`
-        size,  # side of a square, or (height, width); None: as the files are
+        root:str|Path,               # folder of the data set
+        views:pd.DataFrame,          # table of `find_views`
+        size:int|Sequence[int]|None, # side of a square, or (height, width); None: as the files are
     ): self.root, self.paths, self.size = Path(root), {m: views[m].to_numpy() for m in views}, size
 
 # %% ../nbs/01_taskonomy.ipynb #e2cd91d5
 @patch
 def one(self:FileReader,
-    i,    # number of the view
-    task, # `Task`, or `RGB`
-):        # counts (H, W[, C])
+    i:int,     # number of the view
+    task:Task, # `Task`, or `RGB`
+)->np.ndarray: # counts (H, W[, C])
     "The counts in one file; ValueError begins with its path."
     return read_resized(self.root/self.paths[task.name][i], task, self.size)
 
@@ -43,9 +44,9 @@ def _by(shape): return ' × '.join(map(str, shape))
 
 @patch
 def __call__(self:FileReader,
-    indices, # numbers of views, all of which have the modality
-    task,    # `Task`, or `RGB`
-):           # counts (B, H, W[, C])
+    indices:Sequence[int]|np.ndarray, # numbers of views, all of which have the modality
+    task:Task,                        # `Task`, or `RGB`
+)->np.ndarray:                        # counts (B, H, W[, C])
     "The counts of several files; ValueError names one that cannot be read, or two that differ in size."
     counts = [self.one(i, task) for i in indices]
     for i, c in zip(indices, counts):
@@ -103,12 +104,12 @@ def _account(has, enough, keep, absent):
 class TaskonomyDataset(torch.utils.data.Dataset):
     "Views with the labels of several tasks; ValueError where the folder, a listed building or every view for the split is missing."
     def __init__(self,
-        root,            # folder of the data set
-        split,           # as for `split_buildings`; or a list of buildings, all of which must be there; None: every building
-        tasks=TASKONOMY, # names, letters or `Task`s, as for `get_tasks`
-        size=None,       # side of a square in pixels, or (height, width); None: as the files are, which must be alike
-        require='all',   # 'all': views that have every label; 'any': views that have at least one
-        leave_out=None,  # path of a CSV file with columns building, point and view: views not to be used
+        root:str|Path,                # folder of the data set
+        split:str|Iterable[str]|None, # as for `split_buildings`; or a list of buildings, all of which must be there; None: every building
+        tasks:str|Task|Sequence[str|Task]=TASKONOMY, # names, letters or `Task`s, as for `get_tasks`
+        size:int|Sequence[int]|None=None, # side of a square in pixels, or (height, width); None: as the files are, which must be alike
+        require:str='all',            # 'all': views that have every label; 'any': views that have at least one
+        leave_out:str|Path|None=None, # path of a CSV file with columns building, point and view: views not to be used
     ):
         self.root, self.split, self.tasks, self.size, self.require = Path(root), split, get_tasks(tasks), size, require
         _check(root, self.tasks, size, require)
@@ -128,8 +129,8 @@ class TaskonomyDataset(torch.utils.data.Dataset):
         self.reader = FileReader(root, self.views, size)
         if not len(self): raise ValueError(f'{root}: {self._emptiness()}')
 
-    def __len__(self): return len(self._numbers)
-    def __repr__(self):
+    def __len__(self)->int: return len(self._numbers)
+    def __repr__(self)->str:
         buildings, keys = self.views.index.unique('building').size, ' '.join(t.key for t in self.tasks)
         return f'{len(self)} views of {buildings} buildings with {keys}'
 
@@ -174,10 +175,12 @@ def _target(self:TaskonomyDataset,
     return (values.permute(0, 3, 1, 2), mask[:, None]) if dense else (values, mask)
 
 # %% ../nbs/01_taskonomy.ipynb #e0d7d29b
+_Batch = tuple[torch.Tensor, dict[str, torch.Tensor], dict[str, torch.Tensor]]
+
 @patch
 def batch(self:TaskonomyDataset,
-    indices, # numbers of the views: any sequence of int, an array, a slice
-)->tuple:    # rgb, float (B, 3, H, W) in 0..1; {key: target, float (B, C, H, W) or int64 (B, H, W)}; {key: mask, bool (B, 1, H, W) or (B, H, W)}
+    indices:Sequence[int]|np.ndarray|slice, # numbers of the views: any sequence of int, an array, a slice
+)->_Batch: # rgb, float (B, 3, H, W) in 0..1; targets {key: float (B, C, H, W) or int64 (B, H, W)}; masks {key: bool (B, 1, H, W) or (B, H, W)}
     "Several views, stacked; IndexError for a view there is not, ValueError as `FileReader`."
     if not isinstance(indices, slice): indices = np.asarray(indices) if len(indices) else slice(0)
     at = self._numbers[indices]
@@ -191,15 +194,15 @@ def _one(batch, b): return batch[0][b], *({k: t[b] for k, t in d.items()} for d 
 
 @patch
 def __getitem__(self:TaskonomyDataset,
-    i, # number of a view, from the end if negative; several of them, or a slice, for a batch
-):     # rgb (3, H, W); {key: target}; {key: mask}
+    i:int|Sequence[int]|np.ndarray|slice, # number of a view, from the end if negative; several of them, or a slice, for a batch
+)->_Batch:                              # rgb (3, H, W); {key: target}; {key: mask}
     "A view, or several as `batch`."
     return self.batch(i) if isinstance(i, slice) or np.ndim(i) else _one(self.batch([i]), 0)
 
 @patch
 def __getitems__(self:TaskonomyDataset,
-    indices, # numbers of the views
-)->list:     # of their items
+    indices:Sequence[int]|np.ndarray, # numbers of the views
+)->list[_Batch]:                     # of their items
     "What a `DataLoader` asks for: the items of a batch, read and decoded together."
     batch = self.batch(indices)
     return [_one(batch, b) for b in range(len(batch[0]))]
@@ -207,9 +210,9 @@ def __getitems__(self:TaskonomyDataset,
 # %% ../nbs/01_taskonomy.ipynb #3645c010
 @patch
 def counts(self:TaskonomyDataset,
-    i,    # number of the view
-    task, # a `Task` of the data set or its name or letter; 'rgb'
-):        # counts (H, W[, C]) of the task's dtype, at the data set's size; None where the view has no such label
+    i:int,          # number of the view
+    task:str|Task,  # a `Task` of the data set or its name or letter; 'rgb'
+)->np.ndarray|None: # counts (H, W[, C]) of the task's dtype, at the data set's size; None where the view has no such label
     "The stored counts of one view; ValueError for a task that is not the data set's, IndexError for a view."
     known = {n: t for t in (RGB, *self.tasks) for n in (t, t.name, t.key)}
     if task not in known: raise ValueError(f"task {task!r}: it is not one of {', '.join(t.key for t in (RGB, *self.tasks))}")
@@ -219,9 +222,9 @@ def counts(self:TaskonomyDataset,
 
 # %% ../nbs/01_taskonomy.ipynb #92b69646
 def label_statistics(
-    dataset,    # any data set: with `tasks`, a length and `batch`
-    batch_size, # views read at once
-    nothing,    # called with the key of a task without any label, gives the sentence of the error
+    dataset:torch.utils.data.Dataset, # any data set: with `tasks`, a length and `batch`
+    batch_size:int,                   # views read at once
+    nothing:Callable[[str], str],     # called with the key of a task without any label, gives the sentence of the error
 )->pd.DataFrame: # index `task` (its key) and `channel`; `mean` and `std` over the labels, `labelled`, the share of pixels that have one
     "Mean and standard deviation of the labels of every dense task and every number; ValueError for a task without any."
     sums = {t.key: 0. for t in dataset.tasks if t.kind != 'classes'}
@@ -240,7 +243,7 @@ def label_statistics(
 
 @patch
 def statistics(self:TaskonomyDataset,
-    batch_size=16, # views read at once
-)->pd.DataFrame:   # as of `label_statistics`
+    batch_size:int=16, # views read at once
+)->pd.DataFrame:       # as of `label_statistics`
     "Mean and standard deviation of every dense task, by reading all views; ValueError for a task without any label."
     return label_statistics(self, batch_size, lambda k: f'{self.root}: no pixel of the split {self.split!r} has a label for {k}')

@@ -7,6 +7,7 @@ __all__ = ['TASKONOMY', 'LETTERS', 'RGB', 'MODALITIES', 'Task', 'get_tasks', 'Ne
            'canonical_name', 'display_name']
 
 # %% ../nbs/00_tasks.ipynb #f3e55d4f
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # %% ../nbs/00_tasks.ipynb #fcca9586
@@ -24,7 +25,7 @@ class Task:
     zero:float=0.                # count whose value is 0
     unit:str=''                  # of a value, such as 'm'
     invalid:int|None=None        # count that means "no label"; None if there is none
-    valid:tuple=(None, None)     # lowest and highest value there can be; None where there is no limit
+    valid:tuple[float|None, float|None]=(None, None) # lowest and highest value there can be; None where there is no limit
     vector:bool=False            # dense: the channels are a vector of length 1, and one stored shorter than a half is no label
     normalise:str='standard'     # before training: 'standard' (to mean 0, standard deviation 1 over the training labels) or 'none'
     per_image:bool=False         # classes: one id for the whole image
@@ -69,8 +70,8 @@ MODALITIES = (RGB, *TASKONOMY)  # all that a view of the study has
 
 # %% ../nbs/00_tasks.ipynb #000a9b59
 def get_tasks(
-    tasks, # names, letters or `Task`s, or one text: a name or several letters ('SDN')
-)->tuple:  # of `Task`; Taskonomy's first and in the order of the columns, then the others as given
+    tasks:str|Task|Sequence[str|Task], # names, letters or `Task`s, or one text: a name or several letters ('SDN')
+)->tuple[Task, ...]:                   # of `Task`; Taskonomy's first and in the order of the columns, then the others as given
     "The tasks that `tasks` names; ValueError names the one that is unknown or comes twice."
     known = {n: t for t in TASKONOMY for n in (t.name, t.letter)}
     if isinstance(tasks, Task): tasks = [tasks]
@@ -89,10 +90,10 @@ def get_tasks(
 @dataclass(frozen=True)
 class NetworkName:
     "What the name of a network says."
-    tasks:tuple      # names of the tasks it solves, in column order
-    size:float=1.0   # inference cost, where 1 is one full-size encoder; > 0
-    variant:str=''   # how it differs from its namesakes ('gradnorm'); '' if it does not
-    injected:str=''  # task whose label it is given as an input; '' if none
+    tasks:tuple[str, ...] # names of the tasks it solves, in column order
+    size:float=1.0        # inference cost, where 1 is one full-size encoder; > 0
+    variant:str=''        # how it differs from its namesakes ('gradnorm'); '' if it does not
+    injected:str=''       # task whose label it is given as an input; '' if none
 
 # %% ../nbs/00_tasks.ipynb #95e962ae
 def _size(shown, size):
@@ -119,12 +120,12 @@ def _network(shown, tasks, size, variant, injected, columns):
 
 # %% ../nbs/00_tasks.ipynb #8ddb2406
 def network_name(
-    tasks,        # names of the tasks the network solves, in any order
-    size=1,       # inference cost, where 1 is one full-size encoder; written with up to six digits
-    variant='',   # how it differs from its namesakes
-    injected='',  # task whose label it is given as an input
-    columns=None, # all known tasks in column order; None: S D N K E, or the tasks as given where they are others
-)->str:           # plain ASCII where the task names are
+    tasks:Iterable[str],             # names of the tasks the network solves, in any order
+    size:float=1,                    # inference cost, where 1 is one full-size encoder; written with up to six digits
+    variant:str='',                  # how it differs from its namesakes
+    injected:str='',                 # task whose label it is given as an input
+    columns:Sequence[str]|None=None, # all known tasks in column order; None: S D N K E, or the tasks as given where they are others
+)->str:                              # plain ASCII where the task names are
     "The name of a network; ValueError names what is wrong with a part."
     tasks = tuple(tasks)
     if columns is None: columns = LETTERS if {*tasks, injected or LETTERS[0]} <= set(LETTERS) else (*tasks, *filter(None, [injected]))
@@ -145,9 +146,9 @@ def _cut_size(name):
 
 # %% ../nbs/00_tasks.ipynb #3772fa9f
 def parse_network(
-    name,  # name of a network
-    tasks, # all known tasks in column order
-)->NetworkName: # its tasks, in column order, with its size, variant and injected label
+    name:str,            # name of a network
+    tasks:Iterable[str], # all known tasks in column order
+)->NetworkName:          # its tasks, in column order, with its size, variant and injected label
     "What `name` says, given the known `tasks`; ValueError names the name and the part that is wrong."
     columns, (head, size, variant) = tuple(tasks), _cut_size(name)
     letters = all(len(c) == 1 for c in columns)
@@ -163,9 +164,9 @@ def parse_network(
 
 # %% ../nbs/00_tasks.ipynb #98033814
 def canonical_name(
-    name,       # name of a network, in either spelling
-    tasks=None, # all known tasks in column order; None: the order of the tasks in `name` is left as it is
-)->str:         # 'S@0.5' for 'S½'
+    name:str,                      # name of a network, in either spelling
+    tasks:Sequence[str]|None=None, # all known tasks in column order; None: the order of the tasks in `name` is left as it is
+)->str:                            # 'S@0.5' for 'S½'
     "The spelling used in indexes and on disk; ValueError as `parse_network`."
     if tasks is not None:
         n = parse_network(name, tasks)
@@ -175,8 +176,8 @@ def canonical_name(
 
 # %% ../nbs/00_tasks.ipynb #810f1e9a
 def display_name(
-    name, # name of a network, in either spelling, or any other text
-)->str:   # 'S½' for 'S@0.5'; other names as they are
+    name:str, # name of a network, in either spelling, or any other text
+)->str:       # 'S½' for 'S@0.5'; other names as they are
     "The spelling used in figures."
     try: head, size, variant = _cut_size(name)
     except ValueError: return name

@@ -16,8 +16,6 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from .candidates import read_candidates
-from .selection import select_for
 from .tasks import display_name
 from .terminal import Data, app, headline, option_numbers, option_tasks, resumable, screen
 
@@ -55,6 +53,8 @@ def _lossy(results, tasks):
 
 def _budget(losses):
     "Half a network a task, or the least of some more that suffices; None if some task has no network in the file `losses`."
+    from its_a_match.candidates import read_candidates
+    from its_a_match.selection import select_for
     try: table = read_candidates(losses)
     except (OSError, ValueError): return None
     for budget in (n := len(table.columns[1:]))/2, n, 2*n, float(table.cost.sum()):
@@ -87,50 +87,50 @@ def _print_plan(plan, json):
 
 # %% ../nbs/40_train_command.ipynb #f371d72c
 _Recipe, _Engine, _Precision = (Enum(n, {v: v for v in values.split()}, type=str) for n, values in (
-    ('Recipe', 'quick paper'), ('Engine', 'local ray'), ('Precision', 'fp32 bf16 fp16')))
+    ('Recipe', 'balanced quick paper'), ('Engine', 'local ray'), ('Precision', 'fp32 bf16 fp16')))
 _networks, _training, _machines = (partial(typer.Option, rich_help_panel=p) for p in ('Which networks', 'How they are trained', 'Where'))
 _Out = Annotated[Path, typer.Option(
-    help='Folder for the networks and their tables; one that is there is gone on with.', show_default=False)]
-_Plan = Annotated[bool, typer.Option('--plan', help='List the networks and train none.')]
+    help='Folder for the networks and their tables. What it already holds is not trained again.', show_default=False)]
+_Plan = Annotated[bool, typer.Option('--plan', help='List the networks, and train none.')]
 _Json = Annotated[bool, typer.Option('--json', help='Print JSON for programs.')]
 
 # %% ../nbs/40_train_command.ipynb #ddc21f1a
 _Tasks = Annotated[str, _networks(metavar='TASKS',
-    help='Among these: letters, as SDN, or names with commas; all five where not given.', show_default=False)]
-_Orders = Annotated[str, _networks(metavar='LIST', help='How many tasks a network solves; 1,2 where not given.', show_default=False)]
+    help='The tasks to combine: letters, as in SDN, or names with commas. By default all five.', show_default=False)]
+_Orders = Annotated[str, _networks(metavar='LIST', help='How many tasks a network solves: by default 1,2, which means every task alone and every pair.', show_default=False)]
 _Sizes = Annotated[str, _networks(metavar='LIST',
-    help='0.2 to 4, where 1 is a full-size network; others for single tasks only; 1 where not given.', show_default=False)]
-_Injections = Annotated[bool, _networks('--injections', help="Also S<D and the like, which are given another task's label.")]
+    help='Sizes of networks for a single task, from 0.2 to 4, as in 1,0.5. By default 1, the full size.', show_default=False)]
+_Injections = Annotated[bool, _networks('--injections', help="Also networks that are given another task's label as an input, such as S<D.")]
 _Balancing = Annotated[str, _networks(metavar='NAME',
-    help='Of several losses: gradnorm, mgda, pcgrad, cagrad, imtl-g, nash-mtl, upgrad or aligned-mtl; equal weights where not given.',
+    help='How a joint network balances its losses: gradnorm, mgda, pcgrad, cagrad, imtl-g, nash-mtl, upgrad or aligned-mtl. By default equal weights.',
     show_default=False)]
 _Networks = Annotated[str, _networks(metavar='NAMES',
-    help="These, and not what the options above say: 'SDN S@0.5 S<D'.", show_default=False)]
-_Seeds = Annotated[str, _networks(metavar='LIST', help='Every network is trained once for each.')]
+    help="Exactly these, in place of the options above, as in 'SDN S@0.5 S<D'.", show_default=False)]
+_Seeds = Annotated[str, _networks(metavar='LIST', help='Train every network once for each of these seeds, as in 0,1,2.')]
 
 # %% ../nbs/40_train_command.ipynb #1cf8affa
-_Model = Annotated[str, _training(metavar='NAME', help='small, wide, xception17, resnet18 or timm:NAME.')]
-_RecipeOption = Annotated[_Recipe, _training(help="quick suits processors; paper is that of 'Which tasks'.")]
-_Epochs = Annotated[int, _training(metavar='N', help="At most so many, where the recipe's will not do.", min=1, show_default=False)]
-_Batch = Annotated[int, _training(metavar='N', help="Views a step, where the recipe's will not do.", min=1, show_default=False)]
-_PrecisionOption = Annotated[_Precision, _training(help="Of numbers, where the recipe's will not do.", show_default=False)]
+_Model = Annotated[str, _training(metavar='NAME', help='Encoder: small, wide, fine, xception17, resnet18 or timm:NAME.')]
+_RecipeOption = Annotated[_Recipe, _training(help="balanced suits small data sets and processors, so does quick, which averages losses; paper is that of 'Which tasks'.")]
+_Epochs = Annotated[int, _training(metavar='N', help="At most so many epochs, in place of the recipe's.", min=1, show_default=False)]
+_Batch = Annotated[int, _training(metavar='N', help="Views in a batch, in place of the recipe's.", min=1, show_default=False)]
+_PrecisionOption = Annotated[_Precision, _training(help="Of the arithmetic, in place of the recipe's.", show_default=False)]
 _Size = Annotated[int, _training(metavar='PIXELS',
-    help='A side, to which views are resized; as they are where not given.', min=16, max=4096, show_default=False)]
-_LeaveOut = Annotated[Path, _training(metavar='LIST', help='Views not to use: what check --quarantine wrote.', show_default=False)]
+    help='Resize views to this many pixels a side. By default they stay as they are.', min=16, max=4096, show_default=False)]
+_LeaveOut = Annotated[Path, _training(metavar='LIST', help='Views not to use: the list that check --quarantine wrote.', show_default=False)]
 _Keep = Annotated[str, _training(metavar='LIST',
-    help='Stages whose weights are kept: 0.1,0.5 for a tenth and half of the training.', show_default=False)]
-_Gradients = Annotated[bool, _training('--gradients/--no-gradients', help='Compare the gradients of tasks, for the command affinity.')]
+    help='Also keep the weights of these stages: 0.1,0.5 means after a tenth and after half of the training.', show_default=False)]
+_Gradients = Annotated[bool, _training('--gradients/--no-gradients', help='Compare the gradients of the tasks during training, for the scores GS and GT.')]
 
 # %% ../nbs/40_train_command.ipynb #1ed5669e
-_Device = Annotated[str, _machines(metavar='NAME', help='cpu, cuda, …; a GPU, if there is one, where not given.', show_default=False)]
+_Device = Annotated[str, _machines(metavar='NAME', help='cpu, cuda, … By default a GPU, if there is one.', show_default=False)]
 _Processes = Annotated[int, _machines(metavar='N',
-    help='How many networks are trained at once; one for every processor, or GPU, where not given.', min=1, show_default=False)]
-_EngineOption = Annotated[_Engine, _machines(help='ray: on the machines of a Ray cluster.')]
+    help='How many networks are trained at once. By default one for every processor or GPU.', min=1, show_default=False)]
+_EngineOption = Annotated[_Engine, _machines(help='local: this machine; ray: the machines of a Ray cluster.')]
 _Address = Annotated[str, _machines(metavar='HOST:PORT',
-    help='Of the Ray cluster, or auto on one of its machines; RAY_ADDRESS, or this machine alone, where not given.', show_default=False)]
-_Cpus = Annotated[float, _machines(metavar='X', help='Processors for each network on Ray; 1 where not given.', show_default=False)]
+    help='Of the Ray cluster; auto on one of its machines. By default RAY_ADDRESS, or this machine alone.', show_default=False)]
+_Cpus = Annotated[float, _machines(metavar='X', help='Processors for each network on Ray. By default 1.', show_default=False)]
 _Gpus = Annotated[float, _machines(metavar='X',
-    help='GPUs for each network on Ray, 0.5 for half a one; 0 where not given.', show_default=False)]
+    help='GPUs for each network on Ray: 0.5 means that two share one. By default 0.', show_default=False)]
 
 # %% ../nbs/40_train_command.ipynb #6a426847
 def _check(data, out, processes, engine, cluster):
@@ -141,18 +141,20 @@ def _check(data, out, processes, engine, cluster):
     if processes and engine == 'ray': raise typer.BadParameter('on Ray, --cpus and --gpus decide', param_hint='--processes')
 
 # %% ../nbs/40_train_command.ipynb #2a884a26
-@app.command()
+@app.command(epilog="""For example: its_a_match train DATA --out runs/first
+
+All groups of the five tasks, three times: its_a_match train DATA --out runs/first --orders 1,2,3,4,5 --seeds 0,1,2""")
 def train(
     data: Data,
     out: _Out = None, plan: _Plan = False, json: _Json = False,
     tasks: _Tasks = None, orders: _Orders = None, sizes: _Sizes = None, injections: _Injections = False,
     balancing: _Balancing = None, networks: _Networks = None, seeds: _Seeds = '0',
-    model: _Model = 'wide', recipe: _RecipeOption = _Recipe.quick, epochs: _Epochs = None, batch: _Batch = None,
+    model: _Model = 'fine', recipe: _RecipeOption = _Recipe.balanced, epochs: _Epochs = None, batch: _Batch = None,
     precision: _PrecisionOption = None, size: _Size = None, leave_out: _LeaveOut = None, keep: _Keep = None, gradients: _Gradients = True,
     device: _Device = None, processes: _Processes = None, engine: _EngineOption = _Engine.local, address: _Address = None,
     cpus: _Cpus = None, gpus: _Gpus = None,
 ):
-    "Train networks from scratch; interrupted, the same command goes on."
+    "Train the networks that the question is about, each from scratch; interrupted, the same command goes on."
     jobs = _plan(tasks, orders, sizes, seeds, injections, balancing, networks)
     if plan: return _print_plan(jobs, json)
     cluster = _given(address=address, num_cpus=cpus, num_gpus=gpus)

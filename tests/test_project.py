@@ -1,5 +1,5 @@
 "The notebooks, what is made from them, and the rules that hold for all files."
-import configparser, os, re, runpy, subprocess, sys
+import configparser, os, re, subprocess, sys
 from functools import lru_cache
 from urllib.parse import urldefrag
 
@@ -77,16 +77,6 @@ def test_markdown_links(root, tracked):
     "Links between the repository's own files lead somewhere."
     links = [(p, o) for p in tracked if p.suffix == '.md' for o in re.findall(r'\]\(([^)\s]+)\)', p.read_text(encoding='utf-8'))]
     assert [f'{p.name}: {o}' for p, o in links if not re.match(r'\w+:|#', o) and not (p.parent/urldefrag(o)[0]).exists()] == []
-
-def test_docs_site(root, tmp_path):
-    "The site builds without a warning or a broken link, and documents every public function and class."
-    run(sys.executable, root/'.ci/pages.py', 'docs', tmp_path/'site', cwd=root)
-    ids  = {p.name: pages.Anchors(p.read_text(encoding='utf-8')).ids for p in (tmp_path/'site').glob('*.html')}
-    syms = runpy.run_path(str(root/'its_a_match/_modidx.py'))['d']['syms']
-    shown = {name: link.split('#') for module, names in syms.items() for name, (link, _) in names.items()
-             if '.' not in (own := name.removeprefix(module + '.')) and own[0] != '_'}
-    assert {pages.short(p.name).replace('.ipynb', '.html') for p in pages.notebooks()} <= ids.keys()
-    assert [name for name, (page, mark) in shown.items() if mark not in ids[page]] == []
 
 def test_lock_is_complete(root):
     "constraints.txt pins whatever settings.ini asks for."

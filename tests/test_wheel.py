@@ -34,6 +34,8 @@ def test_wheel_carries_the_tables_and_studies(wheel, root):
     assert any(o.endswith('.csv') for o in tables) and tables | studies <= inside
     assert [o for o in inside if not o.startswith('its_a_match')] == []
 
+def test_wheel_says_that_it_has_type_hints(wheel): assert 'its_a_match/py.typed' in zipfile.ZipFile(wheel).namelist()
+
 def test_installed_package_is_sound(user): user('python', '-m', 'pip', 'check')
 
 def test_published_tables(user):

@@ -9,8 +9,9 @@ __all__ = ['REASONS', 'needed', 'lacking', 'train_lacking', 'RunEvidence', 'Scor
            'centred_kernel_alignment', 'label_injection', 'GradientProbe', 'gradient_similarity',
            'gradient_transference']
 
-# %% ../../nbs/26_scores.ipynb #3cf45e12
+# %% ../../nbs/26_scores.ipynb #264e2e27
 import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import combinations
@@ -19,6 +20,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from torch.utils.data import Dataset
 
 from .core import COSTS, NEEDS, SCORES, Evidence, Score, compute, get_scores, pairwise, score, settling
 from .taxonomy import taxonomical_distance
@@ -28,9 +30,10 @@ from .injection import label_injection
 from .gradients import COLUMNS, GradientProbe, gradient_similarity, gradient_transference
 from ..archive import Archive, collect, fingerprint, read_table, write
 from ..agenda import whole_numbers
-from ..assignment import DataFolder, called, campaign_tasks, load_network, noted_data, versions
+from ..assignment import DataFolder, called, campaign_tasks, load_network, noted_data, open_split, versions
 from ..cache import cached
 from ..campaign import named, run
+from ..models import MultiTaskNet
 from ..recipes import Recipe
 from ..tasks import network_name
 from ..taskonomy import TaskonomyDataset
@@ -42,10 +45,10 @@ _all_ = ['NEEDS', 'SCORES', 'Evidence', 'Score', 'compute', 'get_scores', 'pairw
 
 # %% ../../nbs/26_scores.ipynb #39ee3266
 def needed(
-    score,         # a `Score`
-    tasks,         # keys of all tasks in column order
-    joint='pairs', # for scores of joint networks: 'pairs', or 'all' for the one network of all tasks
-)->list:           # of names
+    score:Score,         # a `Score`
+    tasks:Sequence[str], # keys of all tasks in column order
+    joint:str='pairs',   # for scores of joint networks: 'pairs', or 'all' for the one network of all tasks
+)->list[str]:            # of names
     "The networks that have to be trained for a score; ValueError for other joint networks."
     if score.networks: return [*score.networks(tasks)]
     if joint not in ('pairs', 'all'): raise ValueError(f'joint networks {joint!r}: choose pairs or all')
@@ -73,11 +76,11 @@ def _lacks(out, network, seed, probed):
     return REASONS[1] if probed and not _probed(out, network, seed) else None
 
 def lacking(
-    out,          # folder of a campaign
-    scores=None,  # short names, a list or a text with commas; None: all
-    seeds=None,   # whole numbers; None: all of the campaign
-    options=None, # {short name: {option: value}}, as for `compute`
-)->pd.DataFrame:  # columns score, network, seed, reason: one of `REASONS`
+    out:str|Path,                       # folder of a campaign
+    scores:str|Sequence[str]|None=None, # short names, a list or a text with commas; None: all
+    seeds:int|Iterable[int]|None=None,  # whole numbers; None: all of the campaign
+    options:dict[str, dict]|None=None,  # {short name: {option: value}}, as for `compute`
+)->pd.DataFrame:                        # columns score, network, seed, reason: one of `REASONS`
     "The networks that scores need and the campaign does not have; ValueError if `out` is not the folder of one."
     tasks, rows = list(campaign_tasks(out)), []
     for seed in _seeds(out, seeds):
@@ -93,22 +96,23 @@ def _joint(score, options):
     given = (options or {}).get(score.name, {})
     return {'joint': given['joint']} if score.needs == 'joint networks' and 'joint' in given else {}
 
-# %% ../../nbs/26_scores.ipynb #95dbaebd
+# %% ../../nbs/26_scores.ipynb #ee83db4d
+def _given(out, split, dataset): return open_split(split, dataset, None if hasattr(dataset, 'tasks') else campaign_tasks(out).values())
 def _folder(out, data): return data if isinstance(data, DataFolder) else noted_data(out, data)
 
 def _source(out, data):
     "The data of a campaign as `run` takes it, with the arguments that belong to it."
-    if isinstance(data, dict): return data, {}
+    if isinstance(data, dict): return {s: _given(out, s, ds) for s, ds in data.items()}, {}
     held = _folder(out, data)
     return held.root, dict(size=held.size, leave_out=held.leave_out, tasks=held.tasks)
 
 def train_lacking(
-    out,        # folder of a campaign
-    lack,       # of `lacking`
-    data=None,  # path of the data set, a `DataFolder`, or {'train': data set, …}; None: where the campaign noted it
-    model=None, # function that makes the networks, where the campaign's model was no name
-    **how,      # processes, engine, device, progress, … of `run`
-):
+    out:str|Path,             # folder of a campaign
+    lack:pd.DataFrame,        # of `lacking`
+    data:str|Path|DataFolder|Mapping[str, Dataset]|None=None, # path, `DataFolder`, {'train': data set, …}; None: as the campaign noted
+    model:Callable|None=None, # function that makes the networks, where the campaign's model was no name
+    **how,                    # processes, engine, device, progress, … of `run`
+)->None:
     "Trains what scores lack; interrupted, the same call goes on. ValueError as `run`."
     about = json.loads((Path(out)/'campaign.json').read_text(encoding='utf-8'))
     data, of_data = _source(out, data)
@@ -118,10 +122,10 @@ def train_lacking(
         plans = [named(part.network, tasks, [seed]) for seed, part in lack[lack.reason == reason].groupby('seed')]
         if plans: run(pd.concat(plans), data, folder, probes={'gradients': GradientProbe}, **how)
 
-# %% ../../nbs/26_scores.ipynb #22a77962
+# %% ../../nbs/26_scores.ipynb #38a967de
 def _test_views(out, data):
     "The test data set of a campaign; ValueError if it is another."
-    if isinstance(data, dict): opened = data['test']
+    if isinstance(data, dict): opened = _given(out, 'test', data['test'])
     else:
         held   = _folder(out, data)
         opened = cached(TaskonomyDataset(held.root, 'test', held.tasks, held.size, 'any', held.leave_out))
@@ -157,33 +161,33 @@ def _probes(out, seed):
 class RunEvidence:
     "What scores are computed from, out of the folder of a campaign; ValueError, when it is asked for, if something is not there."
     def __init__(self,
-        out,         # folder of a campaign
-        seed=0,      # whole number
-        data=None,   # path of the data set, a `DataFolder`, or {'test': data set}; None: where the campaign noted it
-        device=None, # where networks are put; None: a GPU where there is one
-        model=None,  # function that makes the networks, where the campaign's model was no name
-        options=None, # {short name: {option: value}} of the scores, as for `compute`
+        out:str|Path,                      # folder of a campaign
+        seed:int=0,                        # whole number
+        data:str|Path|DataFolder|Mapping[str, Dataset]|None=None, # path, `DataFolder`, {'test': data set}; None: as the campaign noted
+        device:str|torch.device|None=None, # where networks are put; None: a GPU where there is one
+        model:Callable|None=None,          # function that makes the networks, where the campaign's model was no name
+        options:dict[str, dict]|None=None, # {short name: {option: value}} of the scores, as for `compute`
     ):
         self.out, self.seed, self.model, self.options = Path(out), seed, model, options or {}
         self.device = torch.device(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
         self.tasks, self.keys, self._place = tuple(campaign_tasks(out).values()), list(campaign_tasks(out)), data
 
     @cached_property
-    def data(self): return _test_views(self.out, self._place)
+    def data(self)->Dataset: return _test_views(self.out, self._place)
     @cached_property
-    def losses(self): return _test_losses(self.out, self.seed)
+    def losses(self)->pd.DataFrame: return _test_losses(self.out, self.seed)
     @cached_property
-    def probes(self): return _probes(self.out, self.seed)
+    def probes(self)->pd.DataFrame: return _probes(self.out, self.seed)
     @cached_property
-    def networks(self):
+    def networks(self)->dict[str, MultiTaskNet]:
         load = lambda k: load_network(self.out, network_name((k,), columns=self.keys), self.seed, model=self.model)
         return {k: load(k).to(self.device, memory_format=torch.channels_last) for k in self.keys}
 
 # %% ../../nbs/26_scores.ipynb #f464a062
 @patch
 def cost(self:RunEvidence,
-    score, # a `Score`
-)->dict:   # networks, training_seconds; for scores of probes also their seconds, forward, backward
+    score:Score,     # a `Score`
+)->dict[str, float]: # networks, training_seconds; for scores of probes also their seconds, forward, backward
     "What the score cost in training and while networks were trained; of a score whose networks were trained for others as well, all of it."
     names, spent = needed(score, self.keys, **_joint(score, self.options)), {}
     for a in map(Archive, _homes(self.out)): spent |= {n: a.record(n, self.seed)['seconds'] for n in names if _end(a, n, self.seed) == 'done'}
@@ -196,12 +200,12 @@ def cost(self:RunEvidence,
 @dataclass
 class Scored:
     "What came of the scores of a campaign; `scored['RSA']` is the mean table over the seeds, or a ValueError that says why there is none."
-    tables:dict        # {seed: {short name: pairwise table}}
-    costs:pd.DataFrame # columns seed, score, then as of `compute`, the options, the device and the versions
-    lacking:dict       # {short name: sentence} of the scores that could not be computed for every seed
-    folder:Path        # where the tables are
+    tables:dict[int, dict[str, pd.DataFrame]] # {seed: {short name: pairwise table}}
+    costs:pd.DataFrame                        # columns seed, score, then as of `compute`, the options, the device and the versions
+    lacking:dict[str, str]                    # {short name: sentence} of the scores that could not be computed for every seed
+    folder:Path                               # where the tables are
 
-    def __getitem__(self, name):
+    def __getitem__(self, name:str)->pd.DataFrame:
         if name in self.lacking: raise ValueError(self.lacking[name])
         tables = [of[name] for of in self.tables.values()]
         return sum(tables[1:], tables[0])/len(tables)
@@ -236,16 +240,16 @@ def _save(folder, name, table, costs):
     write(path, costs.to_csv(index=False))
 
 def score_run(
-    out,          # folder of a campaign
-    scores=None,  # short names, a list or a text with commas; None: all
-    seeds=None,   # whole numbers; None: all of the campaign
-    data=None,    # path of the data set, a `DataFolder`, or {'train': data set, …}; None: where the campaign noted it
-    device=None,  # where networks are put; None: a GPU where there is one
-    model=None,   # function that makes the networks, where the campaign's model was no name
-    options=None, # {short name: {option: value}} of the scores
-    train=False,  # whether to train the networks that are lacking
-    say=None,     # called with a sentence when a table is there
-    **how,        # processes, progress, … of `run`, for training
+    out:str|Path,                        # folder of a campaign
+    scores:str|Sequence[str]|None=None,  # short names, a list or a text with commas; None: all
+    seeds:int|Iterable[int]|None=None,   # whole numbers; None: all of the campaign
+    data:str|Path|DataFolder|Mapping[str, Dataset]|None=None, # path, `DataFolder`, {'train': data set, …}; None: as the campaign noted
+    device:str|torch.device|None=None,   # where networks are put; None: a GPU where there is one
+    model:Callable|None=None,            # function that makes the networks, where the campaign's model was no name
+    options:dict[str, dict]|None=None,   # {short name: {option: value}} of the scores
+    train:bool=False,                    # whether to train the networks that are lacking
+    say:Callable[[str], None]|None=None, # called with a sentence when a table is there
+    **how,                               # processes, progress, … of `run`, for training
 )->Scored:
     "Computes the scores of a campaign and saves them in its folder, as affinity/seed-S/NAME.csv; ValueError if it is no campaign's, or for an unknown score."
     lack = lacking(out, scores, seeds, options)
@@ -269,9 +273,9 @@ def score_run(
 
 # %% ../../nbs/26_scores.ipynb #c0b650e1
 def read_scores(
-    out,     # folder of a campaign
-    seed=0,  # whole number
-)->dict:     # {short name: pairwise table}
+    out:str|Path, # folder of a campaign
+    seed:int=0,   # whole number
+)->dict[str, pd.DataFrame]: # {short name: pairwise table}
     "The tables that `score_run` saved; ValueError if there are none."
     folder = Path(out)/'affinity'/f'seed-{seed}'
     if not (folder/'costs.csv').exists(): raise ValueError(f'{folder}: no score has been computed; its_a_match affinity {out} does it')

@@ -9,6 +9,7 @@ __all__ = ['OF', 'ONE_PASS', 'total', 'predicted', 'centred', 'attributions', 'a
 # %% ../../nbs/22_attribution.ipynb #dcc0213e
 import inspect
 import warnings
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from itertools import combinations
@@ -18,30 +19,32 @@ import pandas as pd
 import torch
 from fastcore.meta import delegates
 from torch import nn
+from torch.utils.data import Dataset
 
 from .core import autocast, check_networks, chosen_views, device_of, image_batches, pairwise, score
 from ..measuring import evaluating
+from ..models import MultiTaskNet
 from ..tasks import TASKONOMY, Task
 
 # %% ../../nbs/22_attribution.ipynb #296442b5
 def total(
-    output, # (B, ...)
-):          # (B,)
+    output:torch.Tensor, # (B, ...)
+)->torch.Tensor:         # (B,)
     "An output's sum over all but the images."
     return output.reshape(len(output), -1).sum(1)
 
 def predicted(
-    output,      # logits (B, C, ...)
-    choice=None, # ids (B, ...) of the classes to take; None: those of the largest logits
-):               # (B,)
+    output:torch.Tensor,           # logits (B, C, ...)
+    choice:torch.Tensor|None=None, # ids (B, ...) of the classes to take; None: those of the largest logits
+)->torch.Tensor:                   # (B,)
     "The logit of the predicted class, summed over the pixels."
     logits = output.movedim(1, -1)  # as it lies in memory, which makes it as fast as a sum
     return total(logits.max(-1).values if choice is None else logits.gather(-1, choice[..., None]))
 
 def centred(
-    output,      # logits (B, C, ...)
-    choice=None, # as for `predicted`
-):               # (B,)
+    output:torch.Tensor,           # logits (B, C, ...)
+    choice:torch.Tensor|None=None, # as for `predicted`
+)->torch.Tensor:                   # (B,)
     "The logit of the predicted class less the mean of all, summed over the pixels."
     return predicted(output, choice) - total(output.mean(1))
 
@@ -57,7 +60,7 @@ def _reduction(task, of):
     if of != 'sum' and not isinstance(task, Task): raise ValueError(f'task {key!r}: what kind of task it is has to be known; give a `Task` with this key')
     return (OF[of], True) if of != 'sum' and task.kind == 'classes' else (total, False)
 
-# %% ../../nbs/22_attribution.ipynb #c97a0d23
+# %% ../../nbs/22_attribution.ipynb #eeaed561
 class _Explained(nn.Module):
     "One number an image: what is attributed of a network's output for a task."
     def __init__(self, net, task, of, precision, together):
@@ -73,7 +76,7 @@ class _Explained(nn.Module):
         numbers = self.reduce(self.output(images), *choice)
         if numbers.shape != images.shape[:1]:
             raise ValueError(f'task {self.key!r}: what is attributed has the shape {tuple(numbers.shape)}, not one number for each of {len(images)} images')
-        if not numbers.requires_grad: numbers = numbers + 0*images[:, 0, 0, 0]  # an output that does not hang on the image has a gradient, zero
+        if not numbers.requires_grad: numbers = numbers + 0*images.flatten(1)[:, 0]  # an output that does not hang on the image has a gradient, zero
         return numbers.sum()[None] if self.together else numbers
 
 # %% ../../nbs/22_attribution.ipynb #aa0e71e3
@@ -87,7 +90,7 @@ def _classes():
     found  = {n: c for n in attr.__all__ if inspect.isclass(c := getattr(attr, n)) and hasattr(c, 'attribute')}
     return {n: c for n, c in found.items() if needed(c.__init__) in (['forward_func'], ['model']) and needed(c.attribute)[0] == 'inputs'}
 
-def attributions()->list: # of names
+def attributions()->list[str]: # of names
     "The attributions of captum that can be asked for by name."
     return list(_classes())
 
@@ -155,14 +158,14 @@ def _mapper(net, task, attribution, of, attribution_options, precision):
 
 # %% ../../nbs/22_attribution.ipynb #29532dc2
 def attribution_map(
-    net,           # a `MultiTaskNet`; it stays where it is and as it is, and its weights get no gradients
-    images,        # (B, 3, H, W), floating-point in 0..1
-    task=None,     # of the network: a `Task`, or its key where `of` is 'sum' or a function or Taskonomy has it; None: its only one
-    attribution='InputXGradient', # name in `attributions()`; or a class or function that makes from a module an object with captum's method `attribute`
-    of='predicted', # what is attributed: 'predicted', 'centred' or 'sum', or a function: output -> (B,), or {key: one of these}
-    attribution_options=None, # {option: value} of the attribution, as captum documents them
-    precision='fp32', # or 'bf16'
-):                 # (B, 3, H, W), float32, where the network is
+    net:MultiTaskNet,        # a `MultiTaskNet`; it stays where it is and as it is, and its weights get no gradients
+    images:torch.Tensor,     # (B, 3, H, W), floating-point in 0..1
+    task:str|Task|None=None, # its `Task`, or the key where `of` is 'sum' or a function or Taskonomy has it; None: its only one
+    attribution:str|Callable='InputXGradient', # name in `attributions()`, or what makes of a module an object with captum's `attribute`
+    of:str|Callable|Mapping[str, str|Callable]='predicted', # 'predicted', 'centred', 'sum', f(output) -> (B,), or {key: one of these}
+    attribution_options:Mapping[str, object]|None=None, # {option: value} of the attribution, as captum documents them
+    precision:str='fp32',    # or 'bf16'
+)->torch.Tensor:             # (B, 3, H, W), float32, where the network is
     """What each value of an image has to do with the network's output. With captum's methods for ReLUs (DeepLift, GuidedBackprop, Deconvolution)
     these have to be modules that are used once; ValueError for what is unknown, does not fit or is missing."""
     if not images.is_floating_point(): raise ValueError(f'images: their type is {images.dtype}, not floating-point in 0..1')
@@ -191,19 +194,19 @@ def _products(networks, data, images, draw, batch, tasks, options):
             found.append(rows[:len(m)] @ rows[:len(m)].mT)
     return torch.cat(found).cpu().numpy()
 
-# %% ../../nbs/22_attribution.ipynb #0c46a568
+# %% ../../nbs/22_attribution.ipynb #749e181d
 def attribution_similarities(
-    networks,      # {key: `MultiTaskNet` that has learned this task}; two or more
-    data,          # data set, whose labels are not looked at, or images (N, 3, H, W) in 0..1
-    images=None,   # how many; None: 2,048, or all if there are fewer
-    attribution='InputXGradient', # as for `attribution_map`
-    of='predicted', # as for `attribution_map`
-    attribution_options=None, # as for `attribution_map`
-    tasks=None,    # `Task`s of these keys, where neither the data has them nor Taskonomy
-    batch=64,      # images at a time
-    precision='fp32', # or 'bf16'
-    draw=0,        # which sample of images, as for `chosen_views`
-)->pd.DataFrame:   # index `image`, its number in the data; a column for each two tasks, (partner, target) in the order of `in_columns`; −1 to 1
+    networks:dict[str, MultiTaskNet],                   # {key: `MultiTaskNet` that has learned this task}; two or more
+    data:Dataset|torch.Tensor,                          # data set, whose labels are not looked at, or images (N, C, H, W) or vectors (N, F)
+    images:int|None=None,                               # how many; None: 2,048, or all if there are fewer
+    attribution:str|Callable='InputXGradient',          # as for `attribution_map`
+    of:str|Callable|Mapping[str, str|Callable]='predicted', # as for `attribution_map`
+    attribution_options:Mapping[str, object]|None=None, # as for `attribution_map`
+    tasks:Iterable[Task]|None=None,                     # `Task`s of these keys, where neither the data has them nor Taskonomy
+    batch:int=64,                                       # images at a time
+    precision:str='fp32',                               # or 'bf16'
+    draw:int=0,                                         # which sample of images, as for `chosen_views`
+)->pd.DataFrame: # index `image`, its number; a column for each two tasks, (partner, target) in the order of `in_columns`; −1 to 1
     "The cosine of two networks' attribution maps, image by image; NaN with a warning where a map is zero or not finite. ValueError as `attribution_map`."
     networks = check_networks(networks)
     if isinstance(of, dict) and (bad := [k for k in of if k not in networks]): raise ValueError(f"task {bad[0]!r}: it has an entry in `of` and no network")
@@ -218,15 +221,15 @@ def attribution_similarities(
     columns = pd.MultiIndex.from_tuples([*combinations(networks, 2)], names=['partner', 'target'])
     return pd.DataFrame(values, pd.Index(chosen_views(len(data), images, draw), name='image'), columns)
 
-# %% ../../nbs/22_attribution.ipynb #664003c6
+# %% ../../nbs/22_attribution.ipynb #4792739a
 @score('IAS', 'Input attribution similarity', needs='single-task networks', symmetric=True, range=(-1, 1), paper='Match, Table 7, equation 1; Song et al. 2019')
 @delegates(attribution_similarities)
 def input_attribution_similarity(
-    networks,      # {key: `MultiTaskNet` that has learned this task}; two or more
-    data,          # data set, whose labels are not looked at, or images (N, 3, H, W) in 0..1
-    images=None,   # how many; None: 2,048, or all if there are fewer
+    networks:dict[str, MultiTaskNet], # {key: `MultiTaskNet` that has learned this task}; two or more
+    data:Dataset|torch.Tensor,        # data set, whose labels are not looked at, or images (N, C, H, W) or vectors (N, F)
+    images:int|None=None,             # how many; None: 2,048, or all if there are fewer
     **kwargs
-)->pd.DataFrame:   # pairwise table, symmetric, −1 to 1; NaN for a pair without an image that has two maps
+)->pd.DataFrame:                      # pairwise table, symmetric, −1 to 1; NaN for a pair without an image that has two maps
     """The mean over images of the cosine of two networks' attribution maps (*Match*, Table 7, equation 1). Images in which a map is zero or not
     finite are left out, with a warning that names the task; ValueError as `attribution_map`."""
     each  = attribution_similarities(networks, data, images, **kwargs)

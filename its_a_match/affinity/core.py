@@ -9,31 +9,37 @@ __all__ = ['NEEDS', 'SCORES', 'IMAGES', 'COSTS', 'in_columns', 'pairwise', 'Scor
 # %% ../../nbs/20_affinity.ipynb #ee1656cc
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from torch.utils.data import Dataset
 
 from ..batches import batches
 from ..measuring import only
-from ..tasks import LETTERS
+from ..tasks import LETTERS, Task
+
+if TYPE_CHECKING:
+    from its_a_match.affinity import RunEvidence
+    from its_a_match.models import MultiTaskNet
 
 # %% ../../nbs/20_affinity.ipynb #1cffeb36
 def in_columns(
-    keys, # of tasks, in any order
-)->list:  # Taskonomy's letters first, in the order of the tables, then the others as given
+    keys:Iterable[str], # of tasks, in any order
+)->list[str]:           # Taskonomy's letters first, in the order of the tables, then the others as given
     "The order of rows and columns."
     return sorted(keys, key=lambda k: LETTERS.index(k) if k in LETTERS else len(LETTERS))
 
 def pairwise(
-    values, # (T, T) array, `values[partner, target]`; what is on the diagonal is not looked at
-    keys,   # of the T tasks
-)->pd.DataFrame: # rows `partner`, columns `target`, in the order of `in_columns`; diagonal NaN
+    values:np.ndarray|torch.Tensor|Sequence, # (T, T) array, `values[partner, target]`; what is on the diagonal is not looked at
+    keys:Iterable[str], # of the T tasks
+)->pd.DataFrame:        # rows `partner`, columns `target`, in the order of `in_columns`; diagonal NaN
     "A table of affinity; ValueError if the numbers are not as many as the tasks ask for, or a task comes twice."
     keys, values = list(keys), np.array(values.detach().cpu().tolist() if torch.is_tensor(values) else values, dtype=float)
     if lack := [k for k in keys if not isinstance(k, str) or keys.count(k) > 1]: raise ValueError(f'task {lack[0]!r}: a table takes names, each of them once')
@@ -48,14 +54,14 @@ NEEDS = ('nothing', 'single-task networks', 'joint networks', 'extra training')
 @dataclass(frozen=True, repr=False)
 class Score:
     "A score of task affinity: a function that gives a pairwise table, and what there is to know of it."
-    name:str         # short name, for tables and files
-    compute:Callable # gives the pairwise table; parameters without a default are the evidence it takes, those with one are options
-    label:str        # full name
-    symmetric:bool   # whether partner and target can be exchanged
-    needs:str        # one of `NEEDS`
-    range:tuple      # lowest and highest value there can be
-    paper:str=''     # where it comes from
-    networks:Callable=None # gives the names of the networks it needs trained, of the keys of all tasks; None: what `needs` says, without anything extra
+    name:str                            # short name, for tables and files
+    compute:Callable[..., pd.DataFrame] # gives the pairwise table; parameters without a default are its evidence, the others options
+    label:str                           # full name
+    symmetric:bool                      # whether partner and target can be exchanged
+    needs:str                           # one of `NEEDS`
+    range:tuple[float, float]           # lowest and highest value there can be
+    paper:str=''                        # where it comes from
+    networks:Callable[[Sequence[str]], Iterable[str]]|None=None # names the networks it needs, of the keys of all; None: as `needs` says
 
     def __post_init__(self):
         if self.name == 'costs': raise ValueError("score 'costs': this is the name of the table of costs; choose another")
@@ -65,7 +71,7 @@ class Score:
     def __repr__(self): return f'{self.name}: {self.label}'
 
     @property
-    def takes(self)->list: # of names
+    def takes(self)->list[str]: # of names
         "The evidence that it is computed from."
         return [n for n, p in inspect.signature(self.compute).parameters.items() if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
@@ -92,17 +98,18 @@ def __call__(self:Score, *args, **options)->pd.DataFrame: # pairwise table
     return table.rename_axis(index='partner', columns='target')
 
 # %% ../../nbs/20_affinity.ipynb #5f527aa3
-SCORES = {}  # short name -> `Score`
+SCORES:dict[str, Score] = {}  # by short name
+_Compute = TypeVar('_Compute', bound=Callable[..., pd.DataFrame])
 
 def score(
-    name,        # short name
-    label,       # full name
-    needs,       # one of `NEEDS`
-    symmetric,   # whether partner and target can be exchanged
-    range=(-np.inf, np.inf), # lowest and highest value there can be
-    paper='',    # where it comes from
-    networks=None, # as for `Score`
-):               # a decorator, which leaves the function as it is
+    name:str,                                                    # short name
+    label:str,                                                   # full name
+    needs:str,                                                   # one of `NEEDS`
+    symmetric:bool,                                              # whether partner and target can be exchanged
+    range:tuple[float, float]=(-np.inf, np.inf),                 # lowest and highest value there can be
+    paper:str='',                                                # where it comes from
+    networks:Callable[[Sequence[str]], Iterable[str]]|None=None, # as for `Score`
+)->Callable[[_Compute], _Compute]:                               # a decorator, which leaves the function as it is
     "Registers a function as a score, in place of one of the same function name, if there is; ValueError if another has the name, or as `Score` raises it."
     def register(compute):
         held = SCORES.get(name)
@@ -112,27 +119,27 @@ def score(
     return register
 
 def get_scores(
-    names=None, # short names, a list or a text with commas; None: all
-)->dict:        # name -> `Score`
+    names:str|Iterable[str]|None=None, # short names, a list or a text with commas; None: all
+)->dict[str, Score]:                   # name -> `Score`
     "Scores by name; ValueError for one that is unknown."
     names = list(SCORES) if names is None else [n.strip() for n in names.split(',')] if isinstance(names, str) else list(names)
     for n in names:
         if n not in SCORES: raise ValueError(f"score {n!r}: it is none of {', '.join(SCORES)}")
     return {n: SCORES[n] for n in names}
 
-# %% ../../nbs/20_affinity.ipynb #3d7f08bf
+# %% ../../nbs/20_affinity.ipynb #adc4ac2a
 @dataclass
 class Evidence:
     "What scores are computed from; None where there is none."
-    tasks:tuple=None       # `Task`s
-    networks:dict=None     # {key: a `MultiTaskNet` that has learned this task}, for scores the task's own single-task network
-    data:object=None       # data set of test views, or images (N, 3, H, W) in 0..1
-    losses:pd.DataFrame=None # test losses: index `network` ('S', 'D', 'S<D', …), a column per task
-    probes:pd.DataFrame=None # what was measured while joint networks learned, one row per network, step, partner and target
+    tasks:tuple[Task, ...]|None=None    # `Task`s
+    networks:'dict[str, MultiTaskNet]|None'=None # {key: network that has learned this task}, for scores its own single-task network
+    data:Dataset|torch.Tensor|None=None # data set of test views, or images (N, C, H, W) or vectors (N, F)
+    losses:pd.DataFrame|None=None       # test losses: index `network` ('S', 'D', 'S<D', …), a column per task
+    probes:pd.DataFrame|None=None       # what was measured while joint networks learned, one row per network, step, partner and target
 
     def cost(self,
-        score, # a `Score`
-    )->dict:   # columns of the table of costs
+        score:Score,     # a `Score`
+    )->dict[str, float]: # columns of the table of costs
         "What the score cost beforehand, in training and while it lasted; nothing is known of it here."
         return {}
 
@@ -144,9 +151,9 @@ def _taken(evidence, score, options):
 
 # %% ../../nbs/20_affinity.ipynb #a1809c09
 def check_networks(
-    networks, # {key: `MultiTaskNet`}
-    least=2,  # how many there must be
-)->dict:      # in the order of `in_columns`
+    networks:'dict[str, MultiTaskNet]', # {key: `MultiTaskNet`}
+    least:int=2, # how many there must be
+)->'dict[str, MultiTaskNet]': # in the order of `in_columns`
     "The networks, if each has learned its task from the image alone; ValueError names the one that has not."
     if not isinstance(networks, dict): raise ValueError(f'networks are given as a {type(networks).__name__}, not as a dictionary from tasks to networks')
     if len(networks) < least: raise ValueError(f"{least} networks are needed, and there {'is' if len(networks) == 1 else 'are'} {len(networks)}")
@@ -157,52 +164,54 @@ def check_networks(
     return {k: networks[k] for k in in_columns(networks)}
 
 def device_of(
-    net, # a module
-):       # `torch.device`
+    net:torch.nn.Module, # a module
+)->torch.device:         # `torch.device`
     "Where a network is; scores leave it there."
     return next(iter(net.parameters())).device
 
 # %% ../../nbs/20_affinity.ipynb #171c9885
 def autocast(
-    device,           # `torch.device`
-    precision='fp32', # or 'bf16'
-):                    # a context manager
+    device:str|torch.device, # `torch.device`
+    precision:str='fp32',    # or 'bf16'
+)->torch.autocast:           # a context manager
     "Within, networks run in the precision; ValueError for another one."
     if precision not in ('fp32', 'bf16'): raise ValueError(f'precision {precision!r}: choose fp32 or bf16')
     return torch.autocast(torch.device(device).type, torch.bfloat16, enabled=precision == 'bf16')
 
-# %% ../../nbs/20_affinity.ipynb #1bd3649d
+# %% ../../nbs/20_affinity.ipynb #6b0442d4
 IMAGES = 2048  # where nobody says how many
 
 def chosen_views(
-    n,           # views there are
-    images=None, # how many are wanted; None: 2,048, or all if there are fewer
-    draw=0,      # number of the sample, from 0; those of one number contain each other
-):               # their indices in ascending order, int (images,)
+    n:int,                # views there are
+    images:int|None=None, # how many are wanted; None: 2,048, or all if there are fewer
+    draw:int=0,           # number of the sample, from 0; those of one number contain each other
+)->np.ndarray:            # their indices in ascending order, int (images,)
     "Which views are looked at; ValueError if there are not so many."
     if images is None: images = min(n, IMAGES)
     if isinstance(images, bool) or not (isinstance(images, (int, np.integer)) and 0 < images <= n): raise ValueError(f'{images!r} images are wanted, and there are {n}')
     return np.sort(np.random.default_rng(draw).permutation(n)[:images])
 
 def image_batches(
-    data,        # data set, or images (N, 3, H, W) in 0..1
-    images=None, # as for `chosen_views`
-    batch=64,    # how many at a time
-    device=None, # where they are wanted
-    draw=0,      # as for `chosen_views`
-):               # generator of (B, 3, H, W), float32 in 0..1, channels last in memory
+    data:Dataset|torch.Tensor,         # data set, or images (N, C, H, W) or vectors (N, F)
+    images:int|None=None,              # as for `chosen_views`
+    batch:int=64,                      # how many at a time
+    device:str|torch.device|None=None, # where they are wanted
+    draw:int=0,                        # as for `chosen_views`
+)->Iterator[torch.Tensor]:             # generator of (B, C, H, W), float32, channels last in memory, or of (B, F)
     "Images without their labels; ValueError as `chosen_views`, and for images of whole numbers."
     if torch.is_tensor(data) and not data.is_floating_point(): raise ValueError(f'the images are of the type {data.dtype}: numbers from 0 to 1 are wanted')
     views = chosen_views(len(data), images, draw)
     rows  = [views[a:a + batch] for a in range(0, len(views), batch)]
     found = (data[r] for r in rows) if torch.is_tensor(data) else (b[0] for b in batches(only(data, data.tasks[:1]), rows, device))
-    for x in found: yield x.to(device or x.device, torch.float32, non_blocking=True, memory_format=torch.channels_last)
+    for x in found:
+        layout = torch.channels_last if x.ndim == 4 else torch.preserve_format
+        yield x.to(device or x.device, torch.float32, non_blocking=True, memory_format=layout)
 
 # %% ../../nbs/20_affinity.ipynb #b0628071
 @contextmanager
 def counted(
-    networks, # `MultiTaskNet`s, or other modules
-):            # what is counted: `.forward` and `.backward`
+    networks:Iterable[torch.nn.Module], # `MultiTaskNet`s, or other modules
+)->Iterator[SimpleNamespace]:           # what is counted: `.forward` and `.backward`
     "Within, counts the images that pass through the networks' encoders, and the gradients that come back."
     n = SimpleNamespace(forward=0, backward=0)
     def back(g): n.backward += len(g)
@@ -220,11 +229,11 @@ def counted(
 COSTS = ['seconds', 'forward', 'backward', 'networks', 'training_seconds']
 
 def compute(
-    evidence,     # `Evidence`, or another object with such attributes and `cost`
-    scores=None,  # short names, a list or a text with commas; None: all
-    options=None, # {short name: {option: value}}
-)->tuple:         # {short name: pairwise table}; DataFrame of costs, index `score`: seconds, images forward and backward through encoders,
-                  # networks trained for it and the seconds that took; NaN where unknown
+    evidence:'Evidence|RunEvidence',    # `Evidence`, or another object with such attributes and `cost`
+    scores:str|Iterable[str]|None=None, # short names, a list or a text with commas; None: all
+    options:dict[str, dict]|None=None,  # {short name: {option: value}}
+)->tuple[dict[str, pd.DataFrame], pd.DataFrame]: # {short name: pairwise table}; costs, index `score`: seconds, images
+    # forward and backward through encoders, networks trained for it and the seconds that took; NaN where unknown
     "The tables of scores and what they cost; ValueError names a score and the evidence that it lacks, or the option that it does not have."
     tables, costs, options = {}, {}, options or {}
     for name, s in get_scores(scores).items():
@@ -238,11 +247,11 @@ def compute(
 
 # %% ../../nbs/20_affinity.ipynb #8abb6caf
 def settling(
-    score,        # short name of a score with the option `images`
-    evidence,     # `Evidence`
-    counts,       # numbers of images, each from 1
-    options=None, # {option: value} of the score
-)->pd.DataFrame:  # columns images, partner, target, value, one row for each pair of different tasks
+    score:str,                       # short name of a score with the option `images`
+    evidence:'Evidence|RunEvidence', # `Evidence`
+    counts:Iterable[int],            # numbers of images, each from 1
+    options:dict|None=None,          # {option: value} of the score
+)->pd.DataFrame:                     # columns images, partner, target, value, one row for each pair of different tasks
     "A score on growing samples of images; ValueError as `compute`."
     found = []
     for n in counts:

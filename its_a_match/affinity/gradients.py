@@ -10,8 +10,10 @@ __all__ = ['COLUMNS', 'WAYS', 'GradientProbe', 'cosines', 'first_order', 'measur
 import time
 import warnings
 from collections import Counter
+from collections.abc import Callable
 from copy import copy, deepcopy
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,8 @@ from ..callbacks import Callback
 from ..models import MultiTaskNet, _fit
 from ..tasks import network_name, parse_network
 
+if TYPE_CHECKING: from its_a_match.training import Training
+
 # %% ../../nbs/25_gradients.ipynb #87361a94
 COLUMNS = ['epoch', 'step', 'partner', 'target', 'GS', 'GT', 'loss', 'seconds', 'forward', 'backward', 'seconds_GS', 'forward_GS']
 
@@ -32,11 +36,11 @@ class GradientProbe(Callback):
     "Measures gradient similarity and transference of each two tasks while their network trains (*Match*, Table 7, equations 4 and 5)."
     name = 'gradients'
     def __init__(self,
-        every=1,          # epochs from one probe to the next: a whole number, or 1/n for n probes an epoch
-        batches=1,        # steps in a row whose batches are looked at each time
-        look_ahead='sgd', # where GT looks: after 'sgd', a plain step on the partner's loss alone; after the 'optimizer''s own step, with what it
-                          # remembers; 'first-order': nowhere, it is estimated; None: no GT
-        step=None,        # length of the step for 'sgd' and 'first-order'; None: the learning rate of the moment
+        every:float=1,        # epochs from one probe to the next: a whole number, or 1/n for n probes an epoch
+        batches:int=1,        # steps in a row whose batches are looked at each time
+        look_ahead:str|None='sgd', # where GT looks: after 'sgd', a plain step on the partner's loss alone; after the 'optimizer''s own step,
+                              # with what it remembers; 'first-order': nowhere, it is estimated; None: no GT
+        step:float|None=None, # length of the step for 'sgd' and 'first-order'; None: the learning rate of the moment
     ):
         "ValueError says which argument cannot be."
         self.every, self.batches, self.look_ahead, self.step = every, batches, look_ahead, step
@@ -63,9 +67,9 @@ def _wrong(p):
 # %% ../../nbs/25_gradients.ipynb #c9522a44
 @patch
 def steps(self:GradientProbe,
-    epoch,     # number of the epoch, from 1
-    per_epoch, # steps in an epoch
-)->list:       # of whole numbers from 0, in ascending order
+    epoch:int,     # number of the epoch, from 1
+    per_epoch:int, # steps in an epoch
+)->list[int]:      # of whole numbers from 0, in ascending order
     "The steps of an epoch that are probed."
     if (epoch - 1) % max(1, round(self.every)): return []
     n, m = max(1, round(1/self.every)), min(self.batches, per_epoch)
@@ -121,8 +125,8 @@ def _gradients(t, losses, labelled, shared):
 
 # %% ../../nbs/25_gradients.ipynb #c6d9011b
 def cosines(
-    gradients, # of T losses, each flat, (T, P)
-)->tuple:      # cosines (T, T), NaN with a gradient that is zero or not finite; lengths (T,): float64, on the CPU
+    gradients:torch.Tensor, # of T losses, each flat, (T, P)
+)->tuple[torch.Tensor, torch.Tensor]: # cosines (T, T), NaN with a gradient that is zero or not finite; lengths (T,): float64, on the CPU
     "The angles between gradients and the gradients' lengths, which together make up all their products."
     norms = torch.linalg.vector_norm(gradients, dim=1)
     known, units = norms/norms, gradients/norms[:, None]  # known: 1 or NaN
@@ -151,22 +155,22 @@ def _after(t, way, step, shared, gradients, before, counts, moves):
 
 # %% ../../nbs/25_gradients.ipynb #edd4bf42
 def first_order(
-    cosine, # between the gradients, (T, T)
-    norms,  # their lengths, (T,)
-    losses, # (T,)
-    step,   # length of the step, > 0
-):          # GT (T, T), `[partner, target]`, at most 1; 0 with a zero gradient
+    cosine:torch.Tensor, # between the gradients, (T, T)
+    norms:torch.Tensor,  # their lengths, (T,)
+    losses:torch.Tensor, # (T,)
+    step:float,          # length of the step, > 0
+)->torch.Tensor:         # GT (T, T), `[partner, target]`, at most 1; 0 with a zero gradient
     "Gradient transference as the straight line has it: step · ⟨g_a, g_b⟩ / L_a."
     still = (norms == 0) | (norms == 0)[:, None]
     return torch.where(still, 0, step*cosine*norms*norms[:, None]/losses).clamp(max=1)
 
 # %% ../../nbs/25_gradients.ipynb #cd966b48
 def measure_gradients(
-    t,                # the training: a batch, `net`, `task_losses`, `optimizer`, `accelerator`
-    look_ahead='sgd', # as for `GradientProbe`
-    step=None,        # as for `GradientProbe`
-    midway=None,      # called when GS is known and the look-ahead begins
-)->tuple:             # losses (T,), GS (T, T), GT (T, T), `[partner, target]`: float64, on the CPU, NaN where undefined
+    t:'Training',                        # the training: a batch, `net`, `task_losses`, `optimizer`, `accelerator`
+    look_ahead:str|None='sgd',           # as for `GradientProbe`
+    step:float|None=None,                # as for `GradientProbe`
+    midway:Callable[[], None]|None=None, # called when GS is known and the look-ahead begins
+)->tuple[torch.Tensor, torch.Tensor, torch.Tensor]: # losses (T,), GS (T, T), GT (T, T), `[partner, target]`: float64, CPU, NaN where undefined
     "GS and GT of a network's tasks on the batch of a training step (*Match*, equations 4 and 5 before the mean); the training stays as it is."
     ids, step = {id(p) for p in t.net.shared_parameters()}, step or t.optimizer.param_groups[0]['lr']
     shared = {n: p for n, p in t.net.named_parameters() if p.requires_grad and id(p) in ids}
@@ -186,13 +190,13 @@ def measure_gradients(
 
 # %% ../../nbs/25_gradients.ipynb #d31d1468
 @patch
-def before_fit(self:GradientProbe, t):
+def before_fit(self:GradientProbe, t:'Training')->None:
     self.keys = _keys(t)
     if len(self.keys) > 1 and not hasattr(t.net, 'shared_parameters'):
         raise ValueError(f'gradients: a {type(t.net).__name__} has no shared_parameters(), which would tell the parameters that all tasks share')
 
 @patch
-def before_step(self:GradientProbe, t):
+def before_step(self:GradientProbe, t:'Training')->None:
     if len(self.keys) < 2 or t.step % t.per_epoch not in self.steps(t.epoch, t.per_epoch): return
     if t.device.type == 'cuda': torch.cuda.synchronize(t.device)
     start, n, T, alone = time.perf_counter(), t.accelerator.num_processes, len(self.keys), []
@@ -216,8 +220,8 @@ def state(self:GradientProbe)->dict: # a tensor, names and numbers
 
 @patch
 def load(self:GradientProbe,
-    state, # as `state()` gives it
-):
+    state:dict, # as `state()` gives it
+)->None:
     "Goes on from a checkpoint; ValueError if that was written by a probe with other arguments."
     for k, old in state['options'].items():
         if (new := self.options[k]) != old: raise ValueError(f'gradients: this training was begun with {k}={old!r}, not {new!r}')
@@ -261,16 +265,16 @@ def _undefined(rows, column):
 # %% ../../nbs/25_gradients.ipynb #c481359d
 @score('GS', label='Gradient similarity', needs='joint networks', symmetric=True, range=(-1, 1), paper='Match, Table 7, equation 4; Fifty et al. 2021')
 def gradient_similarity(
-    probes,     # what probes measured: `GradientProbe.table()` of each network, with a column `network`, its name; and `seed` if there are several
-    joint='pairs', # whose gradients: of each pair's own joint network, or of the one network of 'all' tasks
-)->pd.DataFrame: # pairwise table, −1 to 1
+    probes:pd.DataFrame, # `GradientProbe.table()` of each network, with a column `network`, its name; and `seed` if there are several
+    joint:str='pairs', # whose gradients: of each pair's own joint network, or of the one network of 'all' tasks
+)->pd.DataFrame:       # pairwise table, −1 to 1
     "Mean cosine of two tasks' gradients of the shared weights (*Match*, Table 7, equation 4). ValueError names networks that lack; a warning tells of undefined values."
     return _over_epochs(probes, joint, 'GS')
 
 @score('GT', label='Gradient transference', needs='joint networks', symmetric=False, range=(-np.inf, 1), paper='Match, Table 7, equation 5; Fifty et al. 2021')
 def gradient_transference(
-    probes,     # as for `gradient_similarity`
-    joint='pairs', # as for `gradient_similarity`
-)->pd.DataFrame: # pairwise table, −∞ to 1
+    probes:pd.DataFrame, # as for `gradient_similarity`
+    joint:str='pairs',   # as for `gradient_similarity`
+)->pd.DataFrame:         # pairwise table, −∞ to 1
     "Mean share of a target's loss that a step for the partner takes away (*Match*, Table 7, equation 5). ValueError and warnings as `gradient_similarity`."
     return _over_epochs(probes, joint, 'GT')

@@ -7,6 +7,7 @@ __all__ = ['injection_networks', 'label_injection']
 
 # %% ../../nbs/24_injection.ipynb #055d74c6
 import warnings
+from collections.abc import Iterable
 from itertools import permutations
 
 import numpy as np
@@ -38,8 +39,8 @@ def _loss(losses, network, task):
 
 # %% ../../nbs/24_injection.ipynb #02d89ed3
 def injection_networks(
-    tasks,   # keys of the tasks, in the order of the columns
-)->dict:     # {(target, partner): name}; partner '' where no label is injected
+    tasks:Iterable[str],       # keys of the tasks, in the order of the columns
+)->dict[tuple[str, str], str]: # {(target, partner): name}; partner '' where no label is injected
     "The networks that label injection asks for: one for each task, one for each task and another's label."
     tasks = list(tasks)
     return {(a, b): network_name([a], injected=b, columns=tasks) for a, b in [*((a, '') for a in tasks), *permutations(tasks, 2)]}
@@ -47,8 +48,8 @@ def injection_networks(
 @score('LI', label='Label injection', needs='extra training', symmetric=False, range=(-1, np.inf), paper='Match, Table 7, equation 3',
        networks=lambda tasks: injection_networks(tasks).values())
 def label_injection(
-    losses, # test losses of the networks: index `network` ('S', 'S<D', …), `cost` and one column per task; ≥ 0
-)->pd.DataFrame: # pairwise table, in −1 to ∞; NaN where the network with the label has the loss 0
+    losses:pd.DataFrame, # test losses of the networks: index `network` ('S', 'S<D', …), `cost` and one column per task; ≥ 0
+)->pd.DataFrame:         # pairwise table, in −1 to ∞; NaN where the network with the label has the loss 0
     """(L_a − L_a←b) / L_a←b, how much a partner's label lowers a target's test loss (*Match*, Table 7, equation 3).
 
     ValueError names networks that are missing, or one without a loss or with one below 0; a loss of 0 to be divided by gives NaN and a warning."""

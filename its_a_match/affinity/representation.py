@@ -8,13 +8,17 @@ __all__ = ['FEW', 'CORRELATIONS', 'ROUNDING', 'activations', 'dissimilarities', 
 
 # %% ../../nbs/23_representation.ipynb #579e8627
 import warnings
+from collections.abc import Iterable
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import nn
+from torch.utils.data import Dataset
 
 from .core import autocast, check_networks, chosen_views, device_of, image_batches, pairwise, score
 from ..measuring import evaluating
+from ..models import MultiTaskNet
 
 # %% ../../nbs/23_representation.ipynb #9828e7bf
 def _layer(net, task, layer):
@@ -36,7 +40,7 @@ def _runs(net, name):
     if part[0] == 'decoders' and len(part) > 1: return lambda images: net.decoders[part[1]](net.encode(images))
     return net
 
-# %% ../../nbs/23_representation.ipynb #9906813e
+# %% ../../nbs/23_representation.ipynb #d111a0b9
 def _keeps(outputs, name):
     "A hook that puts copies of a layer's outputs into a list."
     def keep(module, given, out):
@@ -45,15 +49,15 @@ def _keeps(outputs, name):
     return keep
 
 def activations(
-    net,              # `MultiTaskNet`
-    task,             # key of the task that '{task}' in the name of the layer stands for
-    data,             # data set, or images (N, 3, H, W) in 0..1
-    layer='encoder',  # name of a part of the network: 'encoder', 'encoder.layers.2', 'decoders.{task}.conv6', …
-    images=None,      # how many; None: 2,048, or all if there are fewer
-    batch=64,         # images at a time
-    precision='fp32', # in which the network runs, or 'bf16'
-    draw=0,           # number of the sample of images
-):                    # (N, P) features of each image, float32 (float64 of a network in float64), where the network is
+    net:MultiTaskNet,          # `MultiTaskNet`
+    task:str,                  # key of the task that '{task}' in the name of the layer stands for
+    data:Dataset|torch.Tensor, # data set, or images (N, C, H, W) or vectors (N, F)
+    layer:str='encoder',       # name of a part of the network: 'encoder', 'encoder.layers.2', 'decoders.{task}.conv6', …
+    images:int|None=None,      # how many; None: 2,048, or all if there are fewer
+    batch:int=64,              # images at a time
+    precision:str='fp32',      # in which the network runs, or 'bf16'
+    draw:int=0,                # number of the sample of images
+)->torch.Tensor:               # (N, P) features of each image, float32 (float64 of a network in float64), where the network is
     "What one layer puts out; ValueError if there is no such layer, or one that does not give one tensor for a batch."
     name, module = _layer(net, task, layer)
     run, device, n, at, outputs = _runs(net, name), device_of(net), len(chosen_views(len(data), images, draw)), 0, []
@@ -112,22 +116,22 @@ def _dissimilarities(x, mean, spread, size):
     return found
 
 def dissimilarities(
-    features, # (N, ...), what a network makes of each of N images
-):            # (N, N) tensor, symmetric, 0 to 2, diagonal 0; NaN for an image whose features are constant or not finite
+    features:torch.Tensor, # (N, ...), what a network makes of each of N images
+)->torch.Tensor:           # (N, N) tensor, symmetric, 0 to 2, diagonal 0; NaN for an image whose features are constant or not finite
     "1 − Pearson correlation of the features of every two images; ValueError if there is not a row for each."
     x = _floats(features)
     return _dissimilarities(x, *_moments(x))
 
 # %% ../../nbs/23_representation.ipynb #20e07741
 def triangle(
-    matrix, # (N, N) tensor
-):          # (N(N − 1)/2,), row after row
+    matrix:torch.Tensor, # (N, N) tensor
+)->torch.Tensor:         # (N(N − 1)/2,), row after row
     "What is above the diagonal."
     return torch.cat([row[i + 1:] for i, row in enumerate(matrix)])
 
 def ranks(
-    values, # (M,) tensor without NaN
-):          # (M,) tensor, float64: from 1 for the smallest; equal ones share their mean rank
+    values:torch.Tensor, # (M,) tensor without NaN
+)->torch.Tensor:         # (M,) tensor, float64: from 1 for the smallest; equal ones share their mean rank
     "The ranks of numbers."
     order = torch.from_numpy(values.numpy().argsort()) if values.device.type == 'cpu' else values.argsort()
     grown = values[order].diff() > 0
@@ -164,9 +168,9 @@ def _kendall(lines):
     return torch.from_numpy(found)
 
 def correlations(
-    matrices,               # T matrices of dissimilarities, (N, N) tensors
-    correlation='spearman', # of their upper triangles; or 'pearson', 'kendall'
-):                          # (T, T) tensor, float64, -1 to 1; NaN where a matrix has a NaN or does not vary
+    matrices:Iterable[torch.Tensor], # T matrices of dissimilarities, (N, N) tensors
+    correlation:str='spearman',      # of their upper triangles; or 'pearson', 'kendall'
+)->torch.Tensor:                     # (T, T) tensor, float64, -1 to 1; NaN where a matrix has a NaN or does not vary
     "How alike matrices of dissimilarities are; ValueError for another correlation."
     if correlation not in CORRELATIONS: raise ValueError(f"correlation {correlation!r}: choose {', '.join(CORRELATIONS)}")
     return (_kendall if correlation == 'kendall' else _cosines)([_line(triangle(m), correlation) for m in matrices])
@@ -199,19 +203,19 @@ def _table(name, networks, data, layer, images, batch, precision, draw, least, l
     if lines: table[np.ix_(at, at)] = agree([*lines.values()]).cpu()
     return pairwise(table, networks)
 
-# %% ../../nbs/23_representation.ipynb #a72c1ae0
+# %% ../../nbs/23_representation.ipynb #f6742950
 @score('RSA', label='Representation similarity', needs='single-task networks', symmetric=True, range=(-1, 1),
        paper='Match, Table 7, equation 2; Dwivedi and Roig 2019')
 def representation_similarity(
-    networks,               # {key: `MultiTaskNet` that has learned this task}
-    data,                   # data set, or images (N, 3, H, W) in 0..1
-    images=None,            # how many, from 3; None: 2,048, or all if there are fewer
-    layer='encoder',        # whose output is compared, by name; '{task}' stands for each network's task
-    correlation='spearman', # of dissimilarities; or 'pearson', 'kendall'
-    batch=64,               # images at a time
-    precision='fp32',       # in which networks run, or 'bf16'
-    draw=0,                 # number of the sample of images
-):                          # pairwise table, symmetric, -1 to 1; NaN and a warning for a network whose dissimilarities are undefined
+    networks:dict[str, MultiTaskNet], # {key: `MultiTaskNet` that has learned this task}
+    data:Dataset|torch.Tensor,        # data set, or images (N, C, H, W) or vectors (N, F)
+    images:int|None=None,             # how many, from 3; None: 2,048, or all if there are fewer
+    layer:str='encoder',              # whose output is compared, by name; '{task}' stands for each network's task
+    correlation:str='spearman',       # of dissimilarities; or 'pearson', 'kendall'
+    batch:int=64,                     # images at a time
+    precision:str='fp32',             # in which networks run, or 'bf16'
+    draw:int=0,                       # number of the sample of images
+)->pd.DataFrame: # pairwise table, symmetric, -1 to 1; NaN and a warning for a network whose dissimilarities are undefined
     """Correlation of two networks' dissimilarities of images (*Match*, Table 7, equation 2; Dwivedi and Roig 2019).
 
     ValueError names a network that lacks its task or the layer, or a wrong option, or tells that there are fewer than three images."""
@@ -233,26 +237,26 @@ def _aligned(x, unbiased, precision):
     return line if line.norm() > 8*torch.finfo(x.dtype).eps*n*square.max() else f'its {n} images are all equally unlike, but for rounding'
 
 def alignment(
-    features,       # of T networks: a tensor (N, ...) each, of the same N images
-    unbiased=False, # as for `centred_kernel_alignment`
-):                  # (T, T) tensor, float64; NaN where features do not vary or are not finite
+    features:Iterable[torch.Tensor], # of T networks: a tensor (N, ...) each, of the same N images
+    unbiased:bool=False,             # as for `centred_kernel_alignment`
+)->torch.Tensor:                     # (T, T) tensor, float64; NaN where features do not vary or are not finite
     "Linear CKA of features (Kornblith et al. 2019, section 3)."
     lines = [_aligned(_floats(f), unbiased, 'fp32') for f in features]
     known = next((l for l in lines if torch.is_tensor(l)), torch.zeros(1))
     return _cosines([l if torch.is_tensor(l) else torch.full_like(known, torch.nan) for l in lines])
 
-# %% ../../nbs/23_representation.ipynb #629185bd
+# %% ../../nbs/23_representation.ipynb #59f3cc44
 @score('CKA', label='Centred kernel alignment', needs='single-task networks', symmetric=True, range=(-1, 1), paper='Kornblith et al. 2019')
 def centred_kernel_alignment(
-    networks,         # {key: `MultiTaskNet` that has learned this task}
-    data,             # data set, or images (N, 3, H, W) in 0..1
-    images=None,      # how many, from 3; None: 2,048, or all if there are fewer
-    layer='encoder',  # whose output is compared, by name; '{task}' stands for each network's task
-    unbiased=False,   # whether HSIC is estimated without bias; this takes 4 images or more and gives -1 to 1
-    batch=64,         # images at a time
-    precision='fp32', # in which networks run, or 'bf16'
-    draw=0,           # number of the sample of images
-):                    # pairwise table, symmetric, 0 to 1; NaN and a warning for a network whose features do not vary
+    networks:dict[str, MultiTaskNet], # {key: `MultiTaskNet` that has learned this task}
+    data:Dataset|torch.Tensor,        # data set, or images (N, C, H, W) or vectors (N, F)
+    images:int|None=None,             # how many, from 3; None: 2,048, or all if there are fewer
+    layer:str='encoder',              # whose output is compared, by name; '{task}' stands for each network's task
+    unbiased:bool=False,              # whether HSIC is estimated without bias; this takes 4 images or more and gives -1 to 1
+    batch:int=64,                     # images at a time
+    precision:str='fp32',             # in which networks run, or 'bf16'
+    draw:int=0,                       # number of the sample of images
+)->pd.DataFrame:                      # pairwise table, symmetric, 0 to 1; NaN and a warning for a network whose features do not vary
     """Linear CKA of two networks' features (Kornblith et al. 2019, section 3; `unbiased`: with HSIC₁ of Song et al. 2012).
 
     From 0 to 1, and down to -1 where `unbiased`. ValueError as for `representation_similarity`."""

@@ -7,6 +7,7 @@ __all__ = ['EDGES', 'METHODS', 'check_tree', 'leaves', 'path_lengths', 'four_poi
            'draw_tree', 'taxonomical_distance', 'apart', 'grow_tree']
 
 # %% ../../nbs/21_taxonomy.ipynb #1d93cf32
+from collections.abc import Iterable
 from itertools import combinations
 
 import matplotlib.pyplot as plt
@@ -24,8 +25,8 @@ from ..tasks import TASKONOMY, Task, get_tasks
 EDGES = ['from', 'to', 'length'] # columns of a tree
 
 def check_tree(
-    tree, # DataFrame, one row per edge: `from` and `to`, names of nodes, and `length`, a finite number from 0
-)->pd.DataFrame: # these columns alone, `length` as floats
+    tree:pd.DataFrame, # DataFrame, one row per edge: `from` and `to`, names of nodes, and `length`, a finite number from 0
+)->pd.DataFrame:       # these columns alone, `length` as floats
     "The tree if it is one; ValueError names the edge that is without a length or closes a circle, or two nodes without a path."
     if lack := [c for c in EDGES if c not in tree]: raise ValueError(f"the tree has no column {lack[0]!r}: it is a table of edges, {', '.join(EDGES)}")
     tree = tree[EDGES].assign(length=pd.to_numeric(tree.length, errors='coerce').astype(float)).reset_index(drop=True)
@@ -49,16 +50,16 @@ def _neighbours(tree):
     return near
 
 def leaves(
-    tree, # as for `check_tree`
-)->list:  # names, in the order in which they come in the tree
+    tree:pd.DataFrame, # as for `check_tree`
+)->list[str]:          # names, in the order in which they come in the tree
     "The nodes of a tree that have a single edge, its tasks."
     return [n for n, others in _neighbours(tree).items() if len(others) == 1]
 
 def path_lengths(
-    tree,             # as for `check_tree`
-    tasks=None,       # names of nodes; None: the leaves
-    lengths='summed', # 'summed': the lengths of the edges on the path; 'counted': how many edges there are
-)->pd.DataFrame:      # square, in the order of `tasks`; ≥ 0, and 0 on the diagonal
+    tree:pd.DataFrame,             # as for `check_tree`
+    tasks:Iterable[str]|None=None, # names of nodes; None: the leaves
+    lengths:str='summed',          # 'summed': the lengths of the edges on the path; 'counted': how many edges there are
+)->pd.DataFrame:                   # square, in the order of `tasks`; ≥ 0, and 0 on the diagonal
     "How far it is from each task to each; ValueError names a task that is not in the tree, or as `check_tree`."
     if lengths not in ('summed', 'counted'): raise ValueError(f"the lengths of a path are 'summed' or 'counted', not {lengths!r}")
     tree = check_tree(tree)
@@ -86,8 +87,8 @@ def _distances(table):
     return pd.DataFrame(d, tasks, tasks)
 
 def four_points(
-    distances, # square table, symmetric, ≥ 0; its diagonal is not looked at
-)->pd.DataFrame: # a row for every four tasks: smallest sum, middle, largest
+    distances:pd.DataFrame, # square table, symmetric, ≥ 0; its diagonal is not looked at
+)->pd.DataFrame:            # a row for every four tasks: smallest sum, middle, largest
     "The three sums of two distances that four tasks have: those of a tree have equal middle and largest (Buneman 1974). ValueError names what is no distance."
     d = _distances(distances)
     tasks, x = list(d.index), d.to_numpy()
@@ -124,9 +125,9 @@ def _join(d, root):
 
 # %% ../../nbs/21_taxonomy.ipynb #82460e7b
 def recover_tree(
-    distances, # square table, symmetric, ≥ 0; its diagonal is not looked at
-    root=None, # task where the tree begins, which alters the order of the edges only; None: the first
-)->pd.DataFrame: # the tree, as for `check_tree`; all tasks are leaves, an inner node bears the names of those below it
+    distances:pd.DataFrame, # square table, symmetric, ≥ 0; its diagonal is not looked at
+    root:str|None=None,     # task where the tree begins, which alters the order of the edges only; None: the first
+)->pd.DataFrame:            # the tree, as for `check_tree`; all tasks are leaves, an inner node bears the names of those below it
     "The one tree that has these distances; ValueError names three or four tasks whose distances are those of no tree."
     d = _distances(distances)
     root = d.index[0] if root is None else root
@@ -146,9 +147,9 @@ def published_tree()->pd.DataFrame: # the tree, as for `check_tree`; the tasks a
 
 # %% ../../nbs/21_taxonomy.ipynb #900978df
 def layout(
-    tree,        # as for `check_tree`
-    centre=None, # node in the middle; None: the inner one from which the farthest leaf is nearest
-)->dict:         # {node: its position, (2,)}, in the unit of the lengths
+    tree:pd.DataFrame,    # as for `check_tree`
+    centre:str|None=None, # node in the middle; None: the inner one from which the farthest leaf is nearest
+)->dict[str, np.ndarray]: # {node: its position, (2,)}, in the unit of the lengths
     "Where the nodes of a tree are drawn; edges of almost no length get a little. ValueError for a centre that is not in the tree."
     tree = check_tree(tree)
     far  = path_lengths(tree, [*_neighbours(tree)])
@@ -175,12 +176,12 @@ def _beside(ends, others):
     return 9*max((across, -across), key=lambda o: min([np.hypot(*(ends.mean(0) + step*o - p)) for p in others], default=0))
 
 def draw_tree(
-    tree,        # as for `check_tree`
-    ax=None,     # axes to draw on; None: those of a new figure
-    fmt='g',     # format of the lengths; None: they are not written
-    title='',    # above the tree
-    centre=None, # node in the middle, as for `layout`
-):               # the axes
+    tree:pd.DataFrame,     # as for `check_tree`
+    ax:plt.Axes|None=None, # axes to draw on; None: those of a new figure
+    fmt:str|None='g',      # format of the lengths; None: they are not written
+    title:str='',          # above the tree
+    centre:str|None=None,  # node in the middle, as for `layout`
+)->plt.Axes:               # the axes
     "A tree whose edges are as long as they say, with its tasks at the tips; ValueError as `layout`."
     ax, at, tips = ax or plt.subplots(figsize=(4.2, 3.2))[1], layout(tree, centre), leaves(tree)
     for a, b, length in check_tree(tree).itertuples(index=False):
@@ -210,10 +211,10 @@ def _keys(tasks):
 
 @score('TD', label='Taxonomical distance', needs='nothing', symmetric=True, range=(-np.inf, 0), paper='Match, Table 7; tree of Taskonomy')
 def taxonomical_distance(
-    tasks,            # letters or names, or `Task`s; nodes of the tree
-    tree=None,        # as for `check_tree`; None: `published_tree()`, which has S, D, N, K and E
-    lengths='summed', # as for `path_lengths`
-)->pd.DataFrame:      # pairwise table, symmetric, ≤ 0
+    tasks:Iterable[str|Task],    # letters or names, or `Task`s; nodes of the tree
+    tree:pd.DataFrame|None=None, # as for `check_tree`; None: `published_tree()`, which has S, D, N, K and E
+    lengths:str='summed',        # as for `path_lengths`
+)->pd.DataFrame:                 # pairwise table, symmetric, ≤ 0
     "Minus the path length between every two tasks in a tree (*Match*, Tables 1 and 7); ValueError names a task that is not in it."
     keys = _keys(tasks)
     return pairwise(0 - path_lengths(published_tree() if tree is None else tree, keys, lengths).to_numpy(), keys)
@@ -237,11 +238,11 @@ def _vectors(x):
 
 # %% ../../nbs/21_taxonomy.ipynb #d9c09329
 def apart(
-    table,           # pairwise table of affinities, rows partner, columns target; its diagonal is not looked at
-    by='affinity',   # 'affinity': `itself` minus the affinity; 'partners' or 'targets': difference of two tasks' rows or columns
-    symmetrise=None, # 'mean', 'min' or 'max' of a pair's two affinities; None: these are equal. Only by affinity
-    itself=1.,       # the affinity that a task would have with itself. Only by affinity
-)->pd.DataFrame:     # square, symmetric, ≥ 0, 0 on the diagonal
+    table:pd.DataFrame,       # pairwise table of affinities, rows partner, columns target; its diagonal is not looked at
+    by:str='affinity',        # 'affinity': `itself` minus the affinity; 'partners' or 'targets': difference of two tasks' rows or columns
+    symmetrise:str|None=None, # 'mean', 'min' or 'max' of a pair's two affinities; None: these are equal. Only by affinity
+    itself:float=1.,          # the affinity that a task would have with itself. Only by affinity
+)->pd.DataFrame:              # square, symmetric, ≥ 0, 0 on the diagonal
     "How far apart tasks are, by their affinities; ValueError names a pair that has none, two, or more than a task has with itself."
     tasks, x = list(table.index), table.to_numpy(float, copy=True)
     if tasks != list(table.columns): raise ValueError(f"the partners are {', '.join(map(str, tasks))} and the targets {', '.join(map(str, table.columns))}")
@@ -258,10 +259,10 @@ def apart(
 METHODS = ('average', 'single', 'complete', 'weighted', 'ward', 'centroid', 'median') # of `scipy.cluster.hierarchy.linkage`
 
 def grow_tree(
-    table,            # pairwise table, as for `apart`
-    method='average', # one of `METHODS`: how far apart clusters are
-    **how,            # `by`, `symmetrise`, `itself`, as for `apart`
-)->pd.DataFrame:      # the tree, as for `check_tree`; an inner node bears the names of the tasks below it
+    table:pd.DataFrame,   # pairwise table, as for `apart`
+    method:str='average', # one of `METHODS`: how far apart clusters are
+    **how,                # `by`, `symmetrise`, `itself`, as for `apart`
+)->pd.DataFrame:          # the tree, as for `check_tree`; an inner node bears the names of the tasks below it
     "The tree of agglomerative clustering, in which tasks that merge at a distance are so far apart; ValueError as `apart`, or for a method that makes no tree of the table."
     if method not in METHODS: raise ValueError(f"the method {method!r} is none of {', '.join(METHODS)}")
     d = apart(table, **how)
