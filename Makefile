@@ -1,5 +1,6 @@
-# make study    every published table and figure, regenerated into out/
-# make test     everything that is checked
+# make benchmark  which tasks to learn together, on rendered rooms: data, networks, scores, report in runs/quick; goes on where it stopped
+# make study      every published table and figure, regenerated into out/
+# make test       everything that is checked
 # Others: make bench, notebooks, docs, lock, clean.  Another Python: make study PYTHON=python3.12
 
 PYTHON ?= python3
@@ -7,8 +8,13 @@ BIN     = .venv/bin
 PIP     = $(BIN)/python -m pip install --quiet --disable-pip-version-check
 LOCK    = $(if $(filter Linux,$(shell uname -s)),-c constraints.txt)
 
-.PHONY: study test bench notebooks readme docs lock clean
+.PHONY: benchmark study test bench notebooks readme docs lock clean
 .DELETE_ON_ERROR:
+
+# make benchmark PRESET=tiny takes a minute, PRESET=full some hours
+PRESET ?= quick
+benchmark: .venv/ready-user
+	$(BIN)/its_a_match benchmark --preset $(PRESET) --installation $$(cat .venv/ready-user)
 
 study: .venv/ready-user
 	$(BIN)/its_a_match study --out out
@@ -49,8 +55,7 @@ EXTRAS_dev  = [dev]
 
 .venv/ready-%: .venv/bin/python settings.ini setup.py pyproject.toml constraints.txt
 	@echo "Installing into .venv, two or three minutes: PyTorch is large."
-	$(PIP) $(LOCK) -e '.$(EXTRAS_$*)'
-	@touch $@
+	@start=$$(date +%s); $(PIP) $(LOCK) -e '.$(EXTRAS_$*)' && echo $$(($$(date +%s) - start)) > $@
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2> /dev/null || \

@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'VERSIONS', 'Preset', 'counting', 'device_name', 'versions', 'write_results', 'EncoderModel', 'Prospect',
            'prospect', 'benchmark']
 
-# %% ../nbs/40_benchmark.ipynb #36cb4879
+# %% ../nbs/40_benchmark.ipynb #b28972d3
 import json
 import platform
 import sys
@@ -27,7 +27,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from .affinity import SCORES, GradientProbe, Scored, get_scores, needed, score_run
 from .agenda import PLAN, named, whole_numbers
-from .archive import SPLITS, Archive, collect, read_table, states, write
+from .archive import Archive, collect, read_table, states, write
 from .assignment import called, campaign_tasks, open_data
 from .campaign import _processes, run
 from .estimate import agenda, fitting, hours, probe, score_hours
@@ -36,7 +36,7 @@ from .models import DEFAULT_MODEL, MultiTaskNet, build
 from .processes import cores
 from .recipes import Recipe, get_recipe
 from .results import BenchmarkResults
-from .rooms import Rooms, render_rooms
+from .rooms import SPLITS, Rooms, render_rooms
 from .taskonomy import TaskonomyDataset
 from .tasks import TASKONOMY, Task, get_tasks
 
@@ -277,7 +277,7 @@ def _scored(c, data, out, device, images, say):
     model = None if isinstance(c.model, str) else c.model
     return score_run(out, c.scores, c.seeds, data if isinstance(data, dict) else None, device, model, options, say=lambda s: say(f'  {s}'))
 
-# %% ../nbs/40_benchmark.ipynb #7376b5f6
+# %% ../nbs/40_benchmark.ipynb #5fe52fc2
 def benchmark(
     data:str|Path|dict|None=None,        # folder of a data set; {'train': data set, 'val': …, 'test': …}; None: Rooms, rendered if need be
     out:str|Path|None=None,              # folder of the benchmark, gone on with if it is there; None: runs/PRESET
@@ -311,7 +311,7 @@ def benchmark(
     if data is None: data = _rooms(c.preset.rooms, processes, say, out)
     with _stage(out, 'training', say): left = _trained(c, data, out, networks, max_hours, size, leave_out, device, processes, how)
     with _stage(out, 'scores', say): scored = _scored(c, data, out, device, images, say)
-    about = dict(command=command or f'benchmark(preset={preset!r})', preset=preset, device=device_name(device), left_out=left)
+    about = dict(command=command or f'benchmark(preset={preset!r})', train=command or 'benchmark(…, networks={networks})', preset=preset, device=device_name(device), left_out=left)
     write_results(out, scored, None if isinstance(data, dict) else str(data), **about)
     if report:
         from its_a_match.report import write_benchmark_report

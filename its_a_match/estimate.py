@@ -141,7 +141,7 @@ def score_hours(
         rows[name] = dict(networks=len(names), hours=there.hours.sum(skipna=False), disk=there.disk.sum(skipna=False))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('score')
 
-# %% ../nbs/40_estimate.ipynb #a318592b
+# %% ../nbs/40_estimate.ipynb #e41ac1a8
 def fitting(
     timed:pd.DataFrame, # of `hours`
     limit:float,        # hours
@@ -151,7 +151,8 @@ def fitting(
     least = parts.iloc[0]
     if not least <= limit: raise ValueError(f'the single-task networks alone take about {least:.2g} hours, and {limit:g} are allowed')
     for (seed, part), h in parts.items():
-        whole = part in ('single', 'pairs') or taken.get((seed, 'pairs'), True)
-        taken[seed, part] = whole and taken.get((seed, 'single'), True) and h <= left
+        beside = parts.get((seed, 'pairs'), 0.) if part == 'single' and taken else 0.  # without which another seed tells nothing of gains
+        of_use = part in ('single', 'pairs') or taken.get((seed, 'pairs'), True)
+        taken[seed, part] = of_use and taken.get((seed, 'single'), True) and h + beside <= left + 1e-9
         left -= h*taken[seed, part]
     return pd.Series(taken, name='taken').rename_axis(['seed', 'part'])

@@ -1,0 +1,92 @@
+"The whole way, from a data set to a recommendation: `its_a_match benchmark`."
+import json, shutil
+
+import numpy as np, pandas as pd, pytest
+
+from its_a_match.benchmarking import PRESETS, benchmark, prospect
+from its_a_match.estimate import PARTS, agenda, fitting, hours
+from its_a_match.memory import MemoryDataset
+from its_a_match.recipes import get_recipe
+from its_a_match.results import BenchmarkResults
+from its_a_match.tasks import get_tasks
+
+@pytest.fixture(scope='session')
+def benchmarked(call_in, tiny_rooms, tmp_path_factory):
+    "The folder of a benchmark of preset `tiny`, made by the command: read only; what it printed is told.txt."
+    folder = tmp_path_factory.mktemp('benchmark')
+    told = call_in(folder, 'benchmark', '--data', tiny_rooms, '--preset', 'tiny', '--out', 'run', '--processes', 2)
+    assert told.returncode == 0, told.stderr
+    (folder/'told.txt').write_text(told.stdout)
+    return folder/'run'
+
+def toy(n, seed, tasks='DE', side=32):
+    rng = np.random.default_rng(seed)
+    tasks = get_tasks(tasks)
+    return MemoryDataset(tasks, rng.random((n, 3, side, side), np.float32), {t.key: rng.normal(size=(n, t.channels, side, side)).astype(np.float32) for t in tasks})
+
+@pytest.fixture
+def sets(): return dict(train=toy(32, 0), val=toy(16, 1), test=toy(16, 2))
+
+FAST = dict(preset='tiny', model='small', processes=1, device='cpu', progress=False, say=lambda s: None)
+
+def test_the_command_ends_with_a_recommendation_and_a_report(benchmarked):
+    told = (benchmarked.parent/'told.txt').read_text()
+    assert 'budget' in told and told.splitlines()[-1].endswith('report.html')
+    page = (benchmarked/'report.html').read_text(encoding='utf-8')
+    assert 'Which tasks should be learned together' in page
+    results = BenchmarkResults(benchmarked)
+    assert results.seeds == [0] and len(results.networks) == 36 and {*results.scores} == {'TD', 'IAS', 'RSA', 'CKA', 'LI', 'GS', 'GT'}
+    assert {'training', 'scores', 'report'} <= {*pd.read_csv(benchmarked/'results'/'times.csv').stage}
+
+def test_results_can_be_sent_to_somebody(benchmarked, tiny_rooms):
+    texts = [p.read_text(encoding='utf-8') for p in (benchmarked/'results').iterdir() if p.suffix in ('.csv', '.json')]
+    assert not any(str(place) in t for t in texts for place in (benchmarked, tiny_rooms, tiny_rooms.parent))
+    setup = json.loads((benchmarked/'results'/'setup.json').read_text())
+    assert setup['command'] == 'its_a_match benchmark --data DATA --preset tiny --out RUN --processes 2'
+    assert setup['data']['name'] == 'Rooms tiny' and len(setup['data']['fingerprint']) == 64 and setup['device'] and setup['versions']['torch']
+
+def test_the_same_command_goes_on_and_adds(benchmarked, call, tiny_rooms, tmp_path):
+    run = shutil.copytree(benchmarked, tmp_path/'run')
+    before = BenchmarkResults(run)
+    shutil.rmtree(run/'networks'/'DE')  # as if it had been stopped there
+    told = call('benchmark', '--data', tiny_rooms, '--preset', 'tiny', '--out', 'run', '--processes', 1, '--networks', 'SDN')
+    assert told.returncode == 0, told.stderr
+    after = BenchmarkResults(run)
+    assert after.losses.loc[('test', 0, 'SDN')].notna().sum() == 4
+    pd.testing.assert_frame_equal(after.losses.drop(index='SDN', level='network'), before.losses, rtol=1e-3)
+    assert after.times['training'] > before.times['training']
+
+def test_a_plan_spends_nothing(call, tiny_rooms, tmp_path):
+    told = call('benchmark', '--data', tiny_rooms, '--plan', '--preset', 'tiny', '--tasks', 'SD', '--json', '--model', 'small', '--processes', 1)
+    plan = json.loads(told.stdout)
+    assert [n['network'] for n in plan['networks']] == ['S', 'D', 'SD', 'S<D', 'D<S'] and plan['hours'] > 0 and not list(tmp_path.iterdir())
+    assert {s['score']: s['networks'] for s in plan['scores']} == dict(TD=0, IAS=0, RSA=0, CKA=0, LI=2, GS=1, GT=1)
+
+def test_parts_in_the_order_of_their_worth():
+    tasks = get_tasks('SDNKE')
+    assert [*agenda(tasks, (0,), tuple(PARTS)).part.unique()] == [*PARTS]
+    speed = pd.DataFrame(dict(step=[1., 2., 5.], view=[0.]*3, weights=[1]*3), pd.Index([1, 2, 5], name='tasks'))
+    timed = hours(agenda(tasks, (0, 1)), speed, get_recipe('balanced', epochs=1), dict(train=32, val=0, test=0))
+    seconds = {part: 3600*h for part, h in timed[timed.seed == 0].groupby('part').hours.sum().items()}
+    assert seconds == pytest.approx(dict(single=5, pairs=20, all=5, injected=20))
+    keep = lambda s: [f'{part}{seed}' for (seed, part), t in fitting(timed, s/3600).items() if t]
+    assert keep(6) == ['single0'] and keep(31) == ['single0', 'pairs0', 'all0']
+    assert keep(54) == keep(50)
+    assert keep(50) == ['single0', 'pairs0', 'all0', 'injected0'] and len(keep(100)) == 8
+
+def test_what_does_not_fit_is_left_out_and_said(sets, tmp_path, monkeypatch):
+    speed = pd.DataFrame(dict(step=[1., 1.], view=[0., 0.], weights=[1, 1]), pd.Index([1, 2], name='tasks'))
+    monkeypatch.setattr('its_a_match.benchmarking.probe', lambda *a, **k: speed)  # 4 steps, so 4 seconds for every network
+    results = benchmark(sets, tmp_path/'run', **FAST, report=False, scores='RSA,LI', max_hours=13/3600)
+    assert {*results.losses.index.unique('network')} == {'D', 'E', 'DE'} and 'LI' in results.setup['lacking'] and results.setup['left_out'] == ['injected (seed 0)']
+
+def test_preset_full_is_every_group_with_three_seeds():
+    full = PRESETS['full']
+    assert len(agenda(get_tasks('SDNKE'), full.seeds, full.parts)) == 3*(36 + 20)
+
+@pytest.mark.parametrize('how,sentence', [
+    (dict(preset='huge'), "preset 'huge': it is none of tiny, quick, full"), (dict(scores='RSA,XYZ'), 'XYZ'), (dict(seeds=[-1]), 'seed -1'),
+    (dict(model='small', encoder='small'), 'give a model or an encoder, not both'), (dict(max_hours=1e-9), 'the single-task networks alone take about')])
+def test_what_cannot_be(sets, tmp_path, how, sentence):
+    with pytest.raises(ValueError, match=sentence): benchmark(sets, tmp_path/'run', **FAST | how)
+    assert not (tmp_path/'run'/'networks').exists()
