@@ -1,7 +1,9 @@
 "Packages its_a_match from `settings.ini`; the published tables and the study notebooks travel inside."
+import runpy
 from configparser import ConfigParser
 from pathlib import Path
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 here = Path(__file__).parent
 config = ConfigParser(delimiters=['='], interpolation=None)
@@ -10,10 +12,16 @@ cfg = config['DEFAULT']
 
 # Folders of the repo that the installed package reads, as sub-packages without code: name -> folder, files.
 carried = {'its_a_match.data.published': ('data/published', ['*.csv', '*.md']),
-           'its_a_match.nbs': ('nbs', ['8*.ipynb'])}
+           'its_a_match.nbs': ('nbs', ['43_benchmark_report.ipynb', '8*.ipynb'])}
 
 extras = {name: cfg[f'{name}_requirements'].split() for name in ('render', 'ray', 'balancing', 'docs', 'dev')}
 extras['dev'] += sum((extras[name] for name in ('render', 'ray', 'balancing', 'docs')), [])
+
+class BuildWithStubs(build_py):
+    "Builds the modules, and stubs of those that type checkers do not understand by themselves."
+    def run(self):
+        super().run()
+        if not self.editable_mode: runpy.run_path(str(here/'.ci/stubs.py'))['write_stubs'](Path(self.build_lib, cfg['lib_path']))
 
 setup(
     name=cfg['lib_name'], version=cfg['version'], description=cfg['description'],
@@ -25,4 +33,4 @@ setup(
     package_data={name: files for name, (_, files) in carried.items()} | {cfg['lib_path']: ['py.typed']},
     install_requires=cfg['requirements'].split(), extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
-    zip_safe=False)
+    cmdclass=dict(build_py=BuildWithStubs), zip_safe=False)

@@ -86,7 +86,7 @@ def affinity(
     context: typer.Context, run: _Run, scores: _List = None, seeds: _Seeds = None, own: _Own = None, json: _Json = False,
     images: _Images = None, layer: _Layer = None, attribution: _Attribution = None, joint: _JointOption = None, precision: _PrecisionOption = None,
     device: _Device = None, train: _Train = False, processes: _Processes = None, data: _Data = None, leave_out: _LeaveOut = None,
-):
+)->None:
     "Compute scores of task affinity from trained networks: all that these allow."
     seeds = option_numbers('--seeds', seeds, int, '0,1,2')
     from its_a_match.affinity import get_scores, score_run

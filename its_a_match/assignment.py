@@ -6,7 +6,7 @@
 __all__ = ['FIRST_WEIGHTS', 'DataFolder', 'open_split', 'open_data', 'campaign_tasks', 'note_data', 'noted_data', 'Settings',
            'called', 'tidy', 'versions', 'train_network', 'load_network']
 
-# %% ../nbs/14_assignment.ipynb #f72cc2d4
+# %% ../nbs/14_assignment.ipynb #aa51c508
 import json, sys, traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pandas as pd
 import torch
+from torch.utils.data import Dataset
 
 from . import __version__
 from .archive import SPLITS, Archive, finish, write
@@ -23,19 +24,19 @@ from .checkpoints import load, save
 from .costs import multiply_adds, parameters
 from .items import ItemDataset, as_dataset
 from .memory import in_memory, memory_per_view
-from .models import get_model, inference_cost
+from .models import MultiTaskNet, get_model, inference_cost
 from .taskonomy import TaskonomyDataset
 from .tasks import Task, canonical_name
 from .training import Callback, fit
 
-# %% ../nbs/14_assignment.ipynb #a6a16b5b
+# %% ../nbs/14_assignment.ipynb #b6960406
 @dataclass(frozen=True)
 class DataFolder:
     "A data set on the disk, to be opened where it is needed."
     root:str      # its path
     tasks:tuple   # `Task`s whose labels are wanted
-    size:int=None # side of a square in pixels, or (height, width); None: as the files are
-    leave_out:str=None # path of a list of views not to be used, as `its_a_match check` writes it
+    size:int|tuple|None=None # side of a square in pixels, or (height, width); None: as the files are
+    leave_out:str|None=None # path of a list of views not to be used, as `its_a_match check` writes it
 
 def _free_memory():
     "Bytes that this machine, or the control group that the process is in, has left; 0 if that cannot be told."
@@ -47,10 +48,10 @@ def _free_memory():
 
 def open_split(
     split:str,      # what to call it in messages
-    dataset:object, # of either kind, as for `as_dataset`
+    dataset:Dataset, # of either kind, as for `as_dataset`
     tasks:Iterable|None=None, # `Task`s of its items, or some of its own; None: it has its own
     memory:bool|None=None, # whether to read items into memory; None: if they take no more than half of what is free
-)->object:          # a data set with tasks and batches
+)->Dataset:          # with tasks and batches
     "One data set of somebody's own; ValueError names the split, and the task and the row of what is wrong with it."
     try:
         found = as_dataset(dataset, tasks)
@@ -62,10 +63,10 @@ def open_split(
     except ValueError as e: raise ValueError(f'split {split!r}: {e}') from None
 
 def open_data(
-    data:object, # a `DataFolder`, or {'train': data set, 'val': …, 'test': …}
+    data:DataFolder|dict[str, Dataset], # a folder, or {'train': data set, 'val': …, 'test': …}
     memory:bool|None=None, # whether to decode a folder or items into memory; None: if it takes no more than half of what is free
     tasks:Iterable|None=None, # `Task`s of items; None: the data sets have their own
-)->dict:         # {'train': data set, 'val': …, 'test': …}
+)->dict[str, Dataset]: # {'train': data set, 'val': …, 'test': …}
     "The three data sets; ValueError if one is missing, or as `open_split`, `TaskonomyDataset` and `cached` raise it."
     if not isinstance(data, DataFolder):
         if lack := [s for s in ('train', 'val', 'test') if s not in data]: raise ValueError(f'the data has no split {lack[0]!r}')
@@ -80,19 +81,19 @@ def _bytes(dataset):
     one = sum(a.nbytes for a in (x, *targets.values(), *masks.values())) if isinstance(dataset, ItemDataset) else memory_per_view(dataset.tasks, tuple(x.shape[-2:]))
     return len(dataset)*one
 
-# %% ../nbs/14_assignment.ipynb #bd69c7a3
+# %% ../nbs/14_assignment.ipynb #8cedbd84
 def campaign_tasks(
-    out, # folder of a campaign
-)->dict: # {key: `Task`} in the order of the columns
+    out:str|Path, # folder of a campaign
+)->dict[str, Task]: # {key: `Task`} in the order of the columns
     "The tasks of a campaign; ValueError if `out` is not the folder of one."
     keys = Archive(out).tasks()
     held = json.loads((Path(out)/'campaign.json').read_text(encoding='utf-8'))['tasks']
     return {k: Task(**held[k] | dict(valid=tuple(held[k]['valid']))) for k in keys}
 
 def note_data(
-    out,  # folder of a campaign
-    data, # the `DataFolder` that it is trained on
-):
+    out:str|Path,    # folder of a campaign
+    data:DataFolder, # that it is trained on
+)->None:
     "Writes where the data is; OSError if that cannot be written."
     place = lambda p: p and str(Path(p).absolute())
     noted = json.dumps(dict(root=place(data.root), size=data.size, leave_out=place(data.leave_out)), indent=1)
@@ -100,9 +101,9 @@ def note_data(
     if not path.exists() or path.read_text(encoding='utf-8') != noted: write(path, noted)
 
 def noted_data(
-    out,            # folder of a campaign
-    root=None,      # path of the data set, where it is elsewhere now; None: as noted
-    leave_out=None, # path of the list of views not to be used, where it is elsewhere now; None: as noted
+    out:str|Path,            # folder of a campaign
+    root:str|Path|None=None, # path of the data set, where it is elsewhere now; None: as noted
+    leave_out:str|Path|None=None, # path of the list of views not to be used, where it is elsewhere now; None: as noted
 )->DataFolder:
     "The data that a campaign was trained on; ValueError if nobody noted where it is, or if it is not there."
     tasks, held = tuple(campaign_tasks(out).values()), {}
@@ -119,7 +120,7 @@ def _pixels(out):
     about = json.loads((Path(out)/'campaign.json').read_text(encoding='utf-8'))
     return tuple(about['data']['test']['shape'][1:]) if about.get('data') else None
 
-# %% ../nbs/14_assignment.ipynb #d66cb356
+# %% ../nbs/14_assignment.ipynb #1df090e5
 @dataclass(frozen=True)
 class Settings:
     "How every network of a campaign is trained."
@@ -127,17 +128,18 @@ class Settings:
     recipe:object                               # a `Recipe`
     options:dict=field(default_factory=dict)    # further arguments of `get_model`
     keep:tuple=()                               # stages of training, 0 to 1, whose weights are kept
-    terms:dict=None                             # as for `fit`
+    terms:dict|None=None                        # as for `fit`
     probes:dict=field(default_factory=dict)     # {name: function without arguments that makes a callback with a `table()`}
-    statistics:pd.DataFrame=None                # mean and standard deviation of the labels of the training buildings
-    device:str=None                             # as for `fit`
-    threads:int=None                            # of torch on the CPU; None: as many as it has
+    statistics:pd.DataFrame|None=None           # mean and standard deviation of the labels of the training buildings
+    device:str|None=None                        # as for `fit`
+    threads:int|None=None                       # of torch on the CPU; None: as many as it has
 
 def called(
-    f, # function, class or plain value
-):     # text or plain value
+    f:object,  # function, class or plain value, or a list of these
+)->object:     # text or plain value, or a list of these
     "How something is called in a file."
     if f is None or isinstance(f, (str, int, float, bool)): return f
+    if isinstance(f, (list, tuple)): return [called(x) for x in f]
     return f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', type(f).__name__)}".removeprefix('.')
 
 # %% ../nbs/14_assignment.ipynb #fb789b7b
@@ -162,7 +164,7 @@ def _costs(net, job, data, settings):
     standard = _network(job | dict(size=1, injected=''), data, settings)
     return dict(parameters=parameters(net), multiply_adds=multiply_adds(net, (net.channels, *shape[1:])), snt=float(inference_cost(net, standard, shape)))
 
-# %% ../nbs/14_assignment.ipynb #222cb8eb
+# %% ../nbs/14_assignment.ipynb #ecfd85d7
 def _train(job, data, folder, settings, say):
     "Trains one network; writes its weights, its tables and at last its record."
     if settings.threads: torch.set_num_threads(settings.threads)
@@ -170,7 +172,8 @@ def _train(job, data, folder, settings, say):
     known, keys = settings.statistics, [*job['tasks'], job['injected']]
     if known is not None: known = known[known.index.get_level_values('task').isin(keys)]  # the plan may have grown by other tasks since this was begun
     t = fit(net, data['train'], data['val'], settings.recipe, callbacks=[*probes.values(), _Watch(folder, say)], balancing=balancing, seed=job['seed'],
-            test=data['test'], keep=settings.keep, folder=folder, device=settings.device, statistics=known, terms=settings.terms)
+            test=data['test'], keep=settings.keep, folder=folder, device=settings.device, statistics=known,
+            terms={k: term for k, term in (settings.terms or {}).items() if k in job['tasks']})
     record = job | dict(tasks=[*job['tasks']], status=t.status, reason=t.reason or '', best_epoch=t.best_epoch, epochs=t.epoch)
     record |= dict(seconds=t.seconds, images_per_second=t.step*t.recipe.batch/max(t.seconds, 1e-9)) | _costs(t.net, job, data, settings)
     record |= dict(device=str(t.device), threads=torch.get_num_threads(), probes=[*probes], versions=versions())
@@ -183,8 +186,8 @@ def _train(job, data, folder, settings, say):
     return record, {k: x for s, k, x in losses if s == 'val'}
 
 def tidy(
-    folder, # of a network that is finished
-):
+    folder:str|Path, # of a network that is finished
+)->None:
     "Removes what is needed only while it is trained."
     for name in ('checkpoint.safetensors', 'checkpoint.json', 'traceback.txt'): (Path(folder)/name).unlink(missing_ok=True)
 
@@ -192,14 +195,14 @@ def versions()->dict: # of Python, torch and this package
     "What a network is trained with."
     return dict(python='.'.join(map(str, sys.version_info[:3])), torch=str(torch.__version__), its_a_match=__version__)
 
-# %% ../nbs/14_assignment.ipynb #816b26fe
+# %% ../nbs/14_assignment.ipynb #cb88aafd
 def train_network(
-    job,         # row of the plan as a dictionary
-    data,        # as of `open_data`
-    folder,      # for this network alone; what lies there is gone on from
-    settings,    # `Settings`
-    report=None, # called with an event (a dictionary) at the start, after every epoch, when its checkpoint is written, and at the end
-):
+    job:dict,          # row of the plan
+    data:dict[str, Dataset], # as of `open_data`
+    folder:str|Path,   # for this network alone; what lies there is gone on from
+    settings:Settings,
+    report:Callable|None=None, # called with an event (a dictionary) at the start, after every epoch, when its checkpoint is written, and at the end
+)->None:
     "Trains one network to its end, `done`, `diverged` or `failed`, which its network.json tells; OSError if it cannot be written."
     def say(status, epoch=0, losses=None, reason=None):
         if report: report(dict(network=job['network'], seed=job['seed'], status=status, epoch=epoch, epochs=settings.recipe.epochs, losses=losses, reason=reason))
@@ -213,16 +216,16 @@ def train_network(
         finish(folder, record, {})
     say(record['status'], record.get('epochs', 0), losses, record['reason'] or None)
 
-# %% ../nbs/14_assignment.ipynb #dd461e14
+# %% ../nbs/14_assignment.ipynb #168efcec
 FIRST_WEIGHTS = {'pretrained', 'checkpoint_path', 'pretrained_cfg', 'pretrained_cfg_overlay', 'weights'}  # options that tell where training began
 
 def load_network(
-    out,        # folder of a campaign
-    network,    # its name, in either spelling
-    seed=0,     # whole number
-    stage=None, # of those that `keep` named; None: the epoch with the lowest validation loss
-    model=None, # function that makes the network, where the campaign's model was no name
-):              # a `MultiTaskNet` in evaluation mode
+    out:str|Path,     # folder of a campaign
+    network:str,      # its name, in either spelling
+    seed:int=0,
+    stage:float|None=None, # of those that `keep` named; None: the epoch with the lowest validation loss
+    model:Callable|None=None, # function that makes the network, where the campaign's model was no name
+)->MultiTaskNet:      # in evaluation mode
     "A network that a campaign has trained; ValueError if it has none of that name and seed, or another model, FileNotFoundError for a stage that was not kept."
     archive, tasks = Archive(out), campaign_tasks(out)
     about, network = json.loads((archive.out/'campaign.json').read_text(encoding='utf-8')), canonical_name(network, tasks)

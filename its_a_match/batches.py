@@ -149,7 +149,7 @@ def prepare(
     if injected: images = inject(images, targets, masks, injected)
     return images, targets, masks
 
-# %% ../nbs/12_batches.ipynb #cafa9efe
+# %% ../nbs/12_batches.ipynb #dee7ee07
 def _fetch(dataset, pin, indices):
     "A batch, in memory from which a GPU reads by itself if `pin`."
     batch = dataset.batch(indices)
@@ -157,7 +157,7 @@ def _fetch(dataset, pin, indices):
     return batch[0].pin_memory(), *({k: x.pin_memory() for k, x in d.items()} for d in batch[1:])
 
 def batches(
-    dataset:object, # any data set
+    dataset:torch.utils.data.Dataset, # any data set
     steps:Iterable, # the indices of each batch
     device:str|torch.device|None=None, # where the batches will go; for CUDA they are put into pinned memory
     prefetch:int|None=None, # batches read ahead by another thread; None: one, or none where they come from memory and stay on their device

@@ -6,9 +6,10 @@
 __all__ = ['KEEP_MEMORY', 'OURS', 'ENGINES', 'run_local', 'run', 'plan', 'named', 'collect', 'states', 'load_network',
            'train_network', 'open_data', 'DataFolder', 'Settings']
 
-# %% ../nbs/14_campaign.ipynb #95979e11
+# %% ../nbs/14_campaign.ipynb #705c2cbc
 import os, pickle, shutil, sys, time
 import multiprocessing as mp
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 from filelock import Timeout
 from torch import nn
+from torch.utils.data import Dataset
 
 from .agenda import check_plan, named, plan, whole_numbers
 from .archive import ENDS, Archive, collect, describe, open_archive, read_table, states, write
@@ -28,7 +30,7 @@ from .models import get_model
 from .processes import _apart, _end_with_parent, cores
 from .progress import show_progress
 from .tasks import TASKONOMY, get_tasks
-from .training import Callback, get_recipe
+from .training import Callback, Recipe, get_recipe
 
 # %% ../nbs/14_campaign.ipynb #c78438c1
 _all_ = ['plan', 'named', 'collect', 'states', 'load_network', 'train_network', 'open_data', 'DataFolder', 'Settings']
@@ -121,15 +123,15 @@ def _start(process):
         for k in given: del os.environ[k]
     return process
 
-# %% ../nbs/14_campaign.ipynb #b16bd042
+# %% ../nbs/14_campaign.ipynb #554b5689
 def run_local(
-    jobs,           # rows of the plan as dictionaries
-    data,           # as for `open_data`
-    archive,        # `Archive`
-    settings,       # `Settings`
-    report,         # called with the events of `train_network`
-    processes=None, # how many train at the same time, each with its share of the processors; 1: this one; None: one for each GPU, or each processor
-):
+    jobs:list[dict],   # rows of the plan
+    data:DataFolder|dict[str, Dataset], # as for `open_data`
+    archive:Archive,   # of the campaign
+    settings:Settings,
+    report:Callable,   # called with the events of `train_network`
+    processes:int|None=None, # how many train at the same time, each with its share of the processors; 1: this one; None: one for each GPU, or each processor
+)->None:
     "Trains the networks on this machine; OSError if they cannot be written, RuntimeError if every process was killed."
     if processes is None: processes = _processes(settings.device)
     whole_numbers('number of processes', processes, 1)
@@ -149,7 +151,7 @@ def run_local(
             p.terminate()
             p.join()
 
-# %% ../nbs/14_campaign.ipynb #363b9e15
+# %% ../nbs/14_campaign.ipynb #5fb3bb9d
 OURS = {'losses', 'history', 'missing', 'balancing', 'network', 'weights'}  # files of a network, which no probe can be called
 
 def _probes(probes):
@@ -160,7 +162,7 @@ def _probes(probes):
         if n in OURS or not str(n).replace('-', '_').isidentifier(): raise ValueError(f'probe {n!r}: it cannot be the name of its file')
     return dict(named)
 
-def _source(data, tasks, keys, size, leave_out):
+def _source(data, tasks, keys, size, leave_out, terms):
     "The data as `open_data` takes it, and the `Task`s of the plan; ValueError names a task that is unknown."
     folder = not isinstance(data, dict)
     if not folder and (size is not None or leave_out is not None): raise ValueError('size and leave_out are for a folder, and this data is given as data sets')
@@ -168,24 +170,25 @@ def _source(data, tasks, keys, size, leave_out):
     known = {t.key: t for t in (get_tasks(TASKONOMY if tasks is None else tasks) if folder else data['train'].tasks)}
     if lack := [k for k in keys if k not in known]:
         raise ValueError(f"task {lack[0]!r} of the plan: {'give run its Task, in tasks=[...]' if folder else 'the data has no labels for it'}")
+    if odd := [k for k in terms or () if k not in known]: raise ValueError(f'task {odd[0]!r}: it has a term of the loss, and the data has no such task')
     wanted = tuple(known[k] for k in keys)
     return DataFolder(str(data), wanted, size, leave_out and str(leave_out)) if folder else data, wanted
 
-def _statistics(archive, train, tasks):
-    "Statistics of the training labels, those of `statistics.csv` where they are known."
+def _statistics(archive, train, tasks, measured):
+    "Statistics of the training labels, those of `statistics.csv` where they are known, else those that were measured, if they were."
     path, keys = archive.out/'statistics.csv', [t.key for t in tasks if t.kind != 'classes']
     with archive.alone():
         numbers = ['mean', 'std', 'labelled']
         held = read_table(path, numbers) if path.exists() else pd.DataFrame(columns=['task', 'channel', *numbers])
         held = held.astype({'channel': int} | dict.fromkeys(numbers, float)).set_index(['task', 'channel'])
         if not {*keys} <= {*held.index.unique('task')}:
-            new  = train.statistics()[numbers]
+            new  = (train.statistics() if measured is None else measured)[numbers]
             new  = new[new.index.get_level_values('task').isin(keys) & ~new.index.isin(held.index)]
             held = pd.concat([held, new]) if len(held) else new
             write(path, held.to_csv())
     return held[held.index.get_level_values('task').isin(keys)]
 
-# %% ../nbs/14_campaign.ipynb #410a5a9c
+# %% ../nbs/14_campaign.ipynb #8b6d27af
 def _possible(settings, train, tasks):
     "ValueError for what would make every network fail, before the folder is bound to it."
     r, shape = settings.recipe, train.batch([0])[0].shape[1:]
@@ -207,6 +210,9 @@ def _begin(plan, source, tasks, out, settings):
     about = describe(tasks, opened, model=called(s.model), options={k: called(v) for k, v in s.options.items()}, recipe=asdict(s.recipe),
                      keep=list(s.keep), terms={k: called(v) for k, v in (s.terms or {}).items()}, versions=versions())
     _possible(s, opened['train'], tasks)
+    terms = {t.key: s.terms[t.key] for t in tasks if t.key in (s.terms or {})}
+    new, measured = not (Path(out)/'statistics.csv').exists(), None
+    if new and any(t.kind != 'classes' for t in tasks): TaskLosses(tasks, measured := opened['train'].statistics(), terms)  # labels that cannot be normalised
     archive = open_archive(out, about, plan)
     for n, seed in zip(plan.network, plan.seed):
         found = archive.record(n, seed) or {}
@@ -215,9 +221,7 @@ def _begin(plan, source, tasks, out, settings):
         if lack := [p for p in s.probes if p not in found.get('probes', [])]:
             raise ValueError(f'{archive.folder(n, seed)}: this network was trained without the probe {lack[0]!r}; go on without it, remove its folder to train it anew, or choose another folder for all')
         tidy(archive.folder(n, seed))  # what a kill at the very end left
-    statistics = _statistics(archive, opened['train'], tasks)
-    TaskLosses(tasks, statistics, {k: x for k, x in (s.terms or {}).items() if k in {t.key for t in tasks}})  # labels that cannot be normalised
-    return archive, replace(s, statistics=statistics)
+    return archive, replace(s, statistics=_statistics(archive, opened['train'], tasks, measured))
 
 def _retry(archive, network, seed):
     "Takes back that a network failed, unless somebody trains it at this moment."
@@ -237,7 +241,7 @@ def _reporter(archive, show):
         show(event)
     return report
 
-# %% ../nbs/14_campaign.ipynb #e957e7a5
+# %% ../nbs/14_campaign.ipynb #a5b5387e
 ENGINES = {'local': run_local}
 
 def _engine(engine):
@@ -248,30 +252,30 @@ def _engine(engine):
     return ENGINES[engine]
 
 def run(
-    plan,           # DataFrame of `plan` or `named`, or several put together with `pd.concat`
-    data,           # folder of a data set with the splits train, val and test; or {'train': data set, 'val': …, 'test': …}, each as for `as_dataset`
-    out,            # folder of the campaign, made if it is not there
-    probes=(),      # classes or functions that make a callback, whose `table()` becomes NAME.csv beside each network; or {name: function}
-    model='wide',   # as for `get_model`
-    recipe='quick', # name of a recipe, or a `Recipe`
-    processes=None, # how many train at the same time on this machine, sharing its processors and the data; None: one for each GPU, or each processor
-    engine='local', # 'local', or 'ray' for many machines
-    device=None,    # as for `fit`; a list is shared out over the processes
-    size=None,      # side of the images in pixels, or (height, width), for a folder; None: as they are
-    tasks=None,     # names, letters or `Task`s that the plan's tasks are among, for a folder or for items; None: Taskonomy's, or those of the data sets
-    leave_out=None, # path of a list of views not to be used, as `its_a_match check` writes it, for a folder
-    keep=(),        # stages of training, above 0 to 1, whose weights are kept
-    terms=None,     # losses of tasks, as for `fit`
-    options=None,   # further arguments of `get_model`
-    progress=None,  # called with events; None: shown as suits a terminal, a log or a notebook; False: not at all
-    **more,         # for the engine
+    plan:pd.DataFrame, # of `plan` or `named`, or several put together with `pd.concat`
+    data:str|Path|dict[str, Dataset], # folder of a data set with the splits train, val and test; or {'train': data set, 'val': …, 'test': …}, each as for `as_dataset`
+    out:str|Path,      # folder of the campaign, made if it is not there
+    probes:Iterable|dict=(), # classes or functions that make a callback, whose `table()` becomes NAME.csv beside each network; or {name: function}
+    model:str|Callable='wide', # as for `get_model`
+    recipe:str|Recipe='quick', # name of a recipe, or a `Recipe`
+    processes:int|None=None, # how many train at the same time on this machine, sharing its processors and the data; None: one for each GPU, or each processor
+    engine:str='local', # 'local', or 'ray' for many machines
+    device:str|Iterable|None=None, # as for `fit`; a list is shared out over the processes
+    size:int|tuple|None=None, # side of the images in pixels, or (height, width), for a folder; None: as they are
+    tasks:Iterable|None=None, # names, letters or `Task`s that the plan's tasks are among, for a folder or for items; None: Taskonomy's, or those of the data sets
+    leave_out:str|Path|None=None, # path of a list of views not to be used, as `its_a_match check` writes it, for a folder
+    keep:Iterable=(),  # stages of training, above 0 to 1, whose weights are kept
+    terms:dict|None=None, # losses of tasks, as for `fit`
+    options:dict|None=None, # further arguments of `get_model`
+    progress:Callable|bool|None=None, # called with events; None: shown as suits a terminal, a log or a notebook; False: not at all
+    **more,            # for the engine
 )->pd.DataFrame:    # as of `collect`
     """Trains what is not trained yet. ValueError names what cannot be, or in what the folder differs; OSError a full disk or an unwritable
     folder; RuntimeError tells that all processes were killed. What was written stays, and the same call goes on from there."""
     if int(os.environ.get('WORLD_SIZE', 1)) > 1: raise ValueError('a campaign shares its networks out by itself: start it as one process, and give processes=')
     train, (plan, keys) = _engine(engine), check_plan(plan)
     settings = Settings(model, get_recipe(recipe), dict(options or {}), tuple(keep), terms, _probes(probes), device=device)
-    source, tasks = _source(data, tasks, keys, size, leave_out)
+    source, tasks = _source(data, tasks, keys, size, leave_out, terms)
     if engine == 'local': more['processes'] = processes
     elif processes not in (None, 1): raise ValueError(f'processes is {processes!r}, which is for the local engine')
     if isinstance(model, nn.Module): raise ValueError('the model is a network, which would begin with the same weights for every seed: give a function that makes one')

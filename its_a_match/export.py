@@ -46,7 +46,7 @@ def parse_budget(
     if not 0 < value < float('inf'): raise ValueError(f'budget {str(budget)!r}: it is not above 0')
     return value, UNITS[unit.lower()]
 
-# %% ../nbs/36_export.ipynb #67234081
+# %% ../nbs/36_export.ipynb #e5ab63ac
 def exportable(
     run:str|Path,         # folder of a campaign
     seed:int|None=None,   # of the networks; None: all of the folder
@@ -65,11 +65,13 @@ def _named(run, table, names, seed):
     "The rows of these networks alone, of the seeds that have all of them; ValueError names one that is not trained."
     for n in names:
         if '<' in n: raise ValueError(f"network {n!r}: it is given the label of another task, which nobody has where it is used")
-        if n not in table.index.get_level_values('network'): raise ValueError(f"{run}: the network {n!r} is not trained{'' if seed is None else f' with seed {seed}'}")
+        if n not in table.index.get_level_values('network'):
+            raise ValueError(f"{run}: the network {n!r} is not trained{'' if seed is None else f' with seed {seed}'}")
     table = table[table.index.get_level_values('network').isin(names)]
     whole = table.groupby('seed').size() == len(names)
     if not whole.any(): raise ValueError(f"{run}: no seed has all of the networks {', '.join(names)}")
-    if lack := [t for t in table.columns[1:] if table[t].isna().all()]: raise ValueError(f"task {lack[0]!r}: none of the networks {', '.join(names)} predicts it")
+    if lack := [t for t in table.columns[1:] if table[t].isna().all()]:
+        raise ValueError(f"task {lack[0]!r}: none of the networks {', '.join(names)} predicts it")
     return table[table.index.get_level_values('seed').isin(whole.index[whole])]
 
 # %% ../nbs/36_export.ipynb #14f2d754
@@ -101,7 +103,7 @@ def choices(
         raise ValueError(whys.pop() if len(whys) == 1 else '; '.join(f'seed {seed}: {why}' for seed, why in found.items()))
     return found
 
-# %% ../nbs/36_export.ipynb #e6051364
+# %% ../nbs/36_export.ipynb #c7d9b710
 def _loader(run, model):
     "What `campaign.json` says, and a function (seed, network) -> trained network; ValueError if the model is a function that is not given."
     archive = Archive(run)
@@ -109,7 +111,7 @@ def _loader(run, model):
     archive.tasks()  # ValueError if it is not the folder of a campaign
     about = json.loads((archive.out/'campaign.json').read_text(encoding='utf-8'))
     if model is None and needs_function(about['model']):
-        raise ValueError(f"{run}: its networks were made by the function {about['model']}, so they can be exported from Python only, with it given as model=")
+        raise ValueError(f"{run}: its networks were made by the function {about['model']}, so they are exported from Python, with it as model=")
     return about, cache(lambda seed, network: load_network(run, network, seed, model=model))
 
 def _kinds(run):
@@ -139,13 +141,14 @@ def _whole(out):
     finally:
         for p in (part, old): shutil.rmtree(p, ignore_errors=True)
 
-# %% ../nbs/36_export.ipynb #797f19ee
+# %% ../nbs/36_export.ipynb #6e9c47f6
 def meaning(
     task:Task,
 )->str:
     "What the numbers of a prediction are."
     if task.kind == 'classes': return f'logits of {task.channels} classes'
-    return ('unit vectors' if task.vector else f'{task.channels} numbers' if task.channels > 1 else 'a number') + f' in {task.unit}'*bool(task.unit)
+    what = 'unit vectors' if task.vector else f'{task.channels} numbers' if task.channels > 1 else 'a number'
+    return what + f' in {task.unit}'*bool(task.unit)
 
 def usage(
     path:str|Path,   # of predictor.pt2
@@ -154,14 +157,16 @@ def usage(
     "How a predictor is used."
     shape = ', '.join(map(str, about['shape']))
     values = ', values from 0 to 1' if len(about['shape']) == 3 and about['shape'][0] == 3 else ''
-    return f"import torch\npredictor = torch.export.load({str(path)!r}).module()\npredictions = predictor(images)  # images: float32 (any number, {shape}){values}"
+    return '\n'.join(['import torch', f'predictor = torch.export.load({str(path)!r}).module()',
+                      f'predictions = predictor(images)  # images: float32 (any number, {shape}){values}'])
 
 def _markdown(table):
     "A DataFrame as a Markdown table; numbers with four digits."
     text = lambda v: '' if pd.isna(v) else f'{v:.4g}' if isinstance(v, float) else str(v)
-    return '\n'.join('| ' + ' | '.join(map(text, row)) + ' |' for row in [table.columns, ['---']*len(table.columns), *table.itertuples(index=False)])
+    rows = table.columns, ['---']*len(table.columns), *table.itertuples(index=False)
+    return '\n'.join('| ' + ' | '.join(map(text, row)) + ' |' for row in rows)
 
-# %% ../nbs/36_export.ipynb #28d43617
+# %% ../nbs/36_export.ipynb #3b8629c0
 @dataclass(frozen=True)
 class Exported:
     "A predictor that was written, and what is known of it."
@@ -174,16 +179,24 @@ class Exported:
     @property
     def tasks(self)->pd.DataFrame: # index task; label, network, predictions, and the loss on validation and test views
         "What is predicted, from which network, and how well."
-        a = self.about
-        rows = [(k, t.label, a['solves'][k], meaning(t), a['losses']['val'][k], a['losses']['test'].get(k)) for k, t in ((k, self.predictor.known[k]) for k in a['solves'])]
-        return pd.DataFrame(rows, columns=['task', 'label', 'network', 'predictions', 'validation', 'test']).set_index('task')
+        tasks, losses = [self.predictor.known[k] for k in self.predictor.solves], self.about['losses']
+        return pd.DataFrame(dict(
+            label=[t.label for t in tasks], network=list(self.predictor.solves.values()), predictions=list(map(meaning, tasks)),
+            validation=[losses['val'].get(t.key) for t in tasks], test=[losses['test'].get(t.key) for t in tasks]),
+            pd.Index(self.predictor.solves, name='task'))
 
-    def __str__(self):
+    @property
+    def disturbed(self)->str: # a sentence; empty if nothing was
+        "What kept the times from being right."
+        share = self.latency.share[0]
+        return f'The times are too long, for other programs kept the processor busy {1 - share:.0%} of the time'*bool(share < .8)
+
+    def __str__(self)->str:
         a = self.about
         given = f"for a budget of {a['budget']:g} {a['unit']}" if a['budget'] is not None else 'as named'
         return f"{' + '.join(map(display_name, self.selection.networks))}, {given}: cost {self.selection.cost:.4g} {a['unit']}"
 
-# %% ../nbs/36_export.ipynb #93e04dfd
+# %% ../nbs/36_export.ipynb #4e44a772
 @dataclass(frozen=True)
 class _Choice:
     "What was chosen, of which seed, and at what prices."
@@ -206,10 +219,10 @@ def _choose(run, names, limit, unit, objective, seed, get, clock):
     seeds = {s: of if isinstance(of, str) else of.total for s, of in found.items()}
     best  = min((s for s in found if not isinstance(found[s], str)), key=seeds.get)
     if idle := [n for n in names or () if n not in found[best].networks]:
-        raise ValueError(f'network {idle[0]!r}: for each of its tasks another network that was named has a lower validation loss, so nothing would be taken from it')
+        raise ValueError(f'network {idle[0]!r}: for each of its tasks another that was named has a lower validation loss, so it would serve none')
     return _Choice(found[best], best, seeds, table.cost[best], prices[best], heads)
 
-# %% ../nbs/36_export.ipynb #5bfb9bc8
+# %% ../nbs/36_export.ipynb #0ba0c742
 def _statistics(run, tasks):
     "Mean and standard deviation of the training labels; None if no task is normalised."
     if all(t.kind == 'classes' or t.normalise != 'standard' for t in tasks): return None
@@ -217,28 +230,30 @@ def _statistics(run, tasks):
 
 def _predictors(get, choice, tasks, statistics):
     "The rows of the table of times, [(what, predictor)]: the predictor, each chosen network, and what they are compared with."
-    make = lambda solves: Predictor({n: get(choice.seed, n) for n in dict.fromkeys(solves.values())}, solves, tasks, statistics).eval().requires_grad_(False)
+    def make(solves):
+        nets = {n: get(choice.seed, n) for n in dict.fromkeys(solves.values())}
+        return Predictor(nets, solves, tasks, statistics).eval().requires_grad_(False)
     of, there = choice.selection.solves, choice.sizes.index
     keys  = list(of)
     found = [('predictor', make(of)), *[('part of it', make({k: n for k in keys if of[k] == n})) for n in choice.selection.networks]]
     whole, alone = network_name(keys, columns=keys), {k: network_name([k], columns=keys) for k in keys}
-    if whole in there: found.append(('all in one', make(dict.fromkeys(keys, whole))))
+    if whole in there and len(keys) > 1: found.append(('all in one', make(dict.fromkeys(keys, whole))))
     if {*alone.values()} <= {*there}: found.append(('single tasks', make(alone)))
     return found
 
-# %% ../nbs/36_export.ipynb #3031e686
-def _about(run, campaign, choice, budget, unit, objective):
+# %% ../nbs/36_export.ipynb #f1cc4922
+def _about(run, campaign, choice, budget, unit):
     "What stands in `predictor.json` beside what `save_predictor` knows."
-    losses, of = collect(run), choice.selection.solves
+    losses, (of, goal) = collect(run), (choice.selection.solves, choice.selection.objective.kind)
     at = lambda split: {t: float(losses.at[(split, choice.seed, n), t]) for t, n in of.items() if (split, choice.seed, n) in losses.index}
-    return dict(budget=budget, unit=unit, objective=choice.selection.objective.kind, cost=choice.selection.cost, seed=choice.seed, seeds={str(s): v for s, v in choice.seeds.items()},
-                losses=dict(val=at('val'), test=at('test')), versions=versions(),
+    return dict(budget=budget, unit=unit, objective=goal, cost=choice.selection.cost, seed=choice.seed,
+                seeds={str(s): v for s, v in choice.seeds.items()}, losses=dict(val=at('val'), test=at('test')), versions=versions(),
                 campaign={k: campaign[k] for k in ('recipe', 'data', 'versions') if k in campaign})
 
 def _readme(exported):
     "What README.md says."
     e, a = exported, exported.about
-    latency = e.latency.drop(columns=['device', 'batch'])
+    latency = e.latency.drop(columns=['share', 'device', 'batch'])
     return f"""# Predictor of {', '.join(e.predictor.solves)}
 
 Made by its_a_match {a['versions']['its_a_match']} from the networks {e}. Seed {a['seed']}, chosen by validation losses ({a['objective']}).
@@ -250,32 +265,35 @@ Made by its_a_match {a['versions']['its_a_match']} from the networks {e}. Seed {
 {_markdown(e.tasks.reset_index())}
 
 Times are milliseconds an image, in batches of {e.latency.batch[0]}, on {e.latency.device[0]}; SNT count encoders, where 1 is a full-size one.
+{e.disturbed and e.disturbed + '.'}
 
 {_markdown(latency)}
 """
 
-# %% ../nbs/36_export.ipynb #d715f303
+# %% ../nbs/36_export.ipynb #f738659d
 class _Program(nn.Module):
     "An exported program as a module that can be timed."
     def __init__(self, path, device):
         super().__init__()
         self.__dict__['program'] = torch.export.load(path).module().to(device)
     def forward(self, images): return self.program(images)
+    def __deepcopy__(self, memo): return self  # it is on its device already
 
 def _times(file, found, choice, unit, clock, get):
     "The table of times of an export whose program is in `file`."
     whole = [n for n in choice.sizes.index if choice.sizes[n] == 1]
     table = latency(found, choice.sizes, get(choice.seed, whole[0]) if whole else None, clock)
     if unit == 'ms': table.insert(table.columns.get_loc('ms'), 'promised_ms', [choice.promised(p) for _, p in found])
-    program = table.loc[[0]].assign(what='predictor.pt2', measured_snt=float('nan'), encoders_ms=float('nan'), ms=clock(dict(it=_Program(file, clock.device)))['it'])
+    none, ms = float('nan'), clock(dict(program=_Program(file, clock.device)))['program']
+    program  = table.loc[[0]].assign(what='predictor.pt2', measured_snt=none, encoders_ms=none, ms=ms)
     return pd.concat([table[:1], program, table[1:]], ignore_index=True).assign(device=clock.where, batch=clock.batch)
 
-# %% ../nbs/36_export.ipynb #4de68977
+# %% ../nbs/36_export.ipynb #5e7ede4d
 def export(
     run:str|Path,                       # folder of a campaign, or of a benchmark
     budget:float|str|None=None,         # highest total cost: 2.5 for SNT, '12ms' for milliseconds an image on the device
     out:str|Path|None=None,             # folder to write; None: export-BUDGET in `run`; an earlier export is replaced
-    networks:str|Sequence[str]|None=None, # instead of a budget: names, 'SDN E K½'; each task is taken from that with the lowest validation loss
+    networks:str|Sequence[str]|None=None, # instead of a budget: names, 'SDN E K½'; each task from the best of them
     seed:int|None=None,                 # of the networks; None: that whose choice has the lowest validation total
     objective:str='relative',           # 'relative' to the full-size single-task networks, or 'sum' of losses
     device:str|None=None,               # on which times are measured; None: a GPU, if there is one
@@ -283,8 +301,8 @@ def export(
     model:Callable|None=None,           # function that made the networks, where the campaign's model was no name
     clock:Clock|None=None,              # how times are taken; None: on `device`, with `batch`
 )->Exported:
-    """Writes a predictor of all tasks. ValueError says what cannot be: a budget that is too small (and the least that works), a network that is
-    not trained, a folder that is none or holds something else; OSError a disk."""
+    """Writes a predictor of all tasks. ValueError says what cannot be: a budget that is too small (and the least that works), a network
+    that is not trained, a folder that is none or holds something else; OSError tells of a disk."""
     run, (limit, unit) = Path(run), (float('inf'), 'SNT') if budget is None else parse_budget(budget)
     if (budget is None) == (not networks): raise ValueError('give either a budget or the names of networks')
     (campaign, get), tasks = _loader(run, model), campaign_tasks(run)
@@ -294,7 +312,7 @@ def export(
     choice  = _choose(run, names, limit, unit, objective, seed, get, clock)
     found   = _predictors(get, choice, tasks.values(), _statistics(run, tasks.values()))
     options = {k: v for k, v in campaign['options'].items() if k not in FIRST_WEIGHTS}
-    about   = _about(run, campaign, choice, None if names else limit, unit, objective)
+    about   = _about(run, campaign, choice, None if names else limit, unit)
     with _whole(out) as part:
         about = save_predictor(found[0][1], part, clock.shape, choice.sizes.to_dict(), campaign['model'], options, about)
         exported = Exported(out, found[0][1], choice.selection, _times(part/'predictor.pt2', found, choice, unit, clock, get), about)

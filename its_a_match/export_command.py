@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['export']
 
-# %% ../nbs/40_export_command.ipynb #de3e87fe
+# %% ../nbs/40_export_command.ipynb #7d1fa10e
 import json as jsonlib
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -17,59 +18,66 @@ import typer
 from .tasks import display_name
 from .terminal import app, headline, plain_warnings, screen
 
-# %% ../nbs/40_export_command.ipynb #caca170d
+# %% ../nbs/40_export_command.ipynb #1c83f40c
 _Objective = Enum('Objective', dict(relative='relative', sum='sum'), type=str)
-_Run     = Annotated[Path, typer.Argument(help='Folder of networks, made by train or benchmark.', show_default=False)]
-_Budget  = Annotated[str, typer.Option(metavar='COST', help='2.5 for two and a half full-size encoders (SNT), 12ms for milliseconds an image on the device.', show_default=False)]
-_Names   = Annotated[str, typer.Option(metavar='NAMES', help="Instead of a budget: 'SDN E K½' takes each task from that of these which does it best.", show_default=False)]
-_Out     = Annotated[Path, typer.Option(help='Folder to write; export-BUDGET in RUN where not given. An earlier export is replaced.', show_default=False)]
-_Seed    = Annotated[int, typer.Option(metavar='N', help='Of the networks; the one with the best choice where not given.', show_default=False)]
-_Kind    = Annotated[_Objective, typer.Option(help='What is minimised: losses relative to the full-size single-task networks, or their plain sum.')]
-_Device  = Annotated[str, typer.Option(metavar='NAME', help='Where times are taken: cpu, cuda, …; a GPU, if there is one, where not given.', show_default=False)]
-_Batch   = Annotated[int, typer.Option(metavar='N', min=1, help='Images at a time when times are taken.')]
-_Json    = Annotated[bool, typer.Option('--json', help='Print JSON for programs.')]
+_choice, _times = (partial(typer.Option, rich_help_panel=p, show_default=False) for p in ('Which networks', 'How times are taken'))
+_Run    = Annotated[Path, typer.Argument(metavar='RUN', help='Folder of networks, made by train or benchmark.', show_default=False)]
+_Budget = Annotated[str, _choice(metavar='COST', help='2.5 for two and a half full-size encoders, 12ms for milliseconds an image.')]
+_Names  = Annotated[str, _choice(metavar='NAMES', help="Instead of a budget: 'SDN E K½' takes each task from the best of these.")]
+_Seed   = Annotated[int, _choice(metavar='N', help='Of the networks. By default the one with the best choice.')]
+_Kind   = Annotated[_Objective, _choice(help='Add losses up as they are, or relative to the single-task networks, which is the default.')]
+_Device = Annotated[str, _times(metavar='NAME', help='cpu, cuda, … By default a GPU, if there is one.')]
+_Batch  = Annotated[int, _times(metavar='N', min=1, help='Images at a time. By default 1.')]
+_Out    = Annotated[Path, typer.Option(metavar='FOLDER', help='Where to write, over an earlier export. By default export-COST in RUN.', show_default=False)]
+_Json   = Annotated[bool, typer.Option('--json', help='Print JSON for programs.')]
 
-# %% ../nbs/40_export_command.ipynb #5974864a
+# %% ../nbs/40_export_command.ipynb #9c2abff8
 def _number(v, digits=3): return '' if pd.isna(v) else f'{v:.{digits}g}'
 
 def _tasks(exported):
     "The tasks and their losses as texts."
     t = exported.tasks.reset_index()
-    return t.assign(network=t.network.map(display_name), validation=t.validation.map(lambda v: f'{v:.5g}'), test=t.test.map(lambda v: _number(v, 5)))
+    return t.assign(network=t.network.map(display_name)).map(lambda v: _number(v, 5) if isinstance(v, float) else v)
 
 def _latency(exported):
     "The table of times as texts."
     heads = dict(snt='SNT', measured_snt='SNT measured', encoders_ms='ms of encoders', promised_ms='ms promised', ms='ms')
     t = exported.latency
-    t = t.assign(networks=t.networks.map(lambda names: ' '.join(map(display_name, names.split()))), **{c: t[c].map(_number) for c in heads if c in t})
-    return t[['what', 'networks', 'predicts', *[c for c in heads if c in t]]].rename(columns=heads)
+    t = t[['what', 'networks', 'predicts', *[c for c in heads if c in t]]].rename(columns=heads)
+    names = t.networks.str.split(' + ', regex=False).map(lambda names: ' + '.join(map(display_name, names)))
+    return t.assign(networks=names).map(lambda v: _number(v) if isinstance(v, float) else v)
 
 def _promise(exported):
     "What was promised and what was measured, in a sentence."
     row, about = exported.latency.iloc[0], exported.about
-    if about['unit'] == 'SNT': return f"promised {row.snt:g} SNT, measured {_number(row.measured_snt)} SNT; with heads {_number(row.ms)} ms an image"
+    if about['unit'] == 'SNT': return f"Promised {row.snt:g} SNT, measured {_number(row.measured_snt)} SNT; with heads {_number(row.ms)} ms an image."
     over = f", which is above the budget of {about['budget']:g} ms" if row.ms > about['budget'] else ''
-    return f"promised {_number(row.promised_ms)} ms an image, measured {_number(row.ms)} ms{over}"
+    return f"Promised {_number(row.promised_ms)} ms an image, measured {_number(row.ms)} ms{over}."
 
 def _seeds(about):
     "Which seed was taken and why, if there were several."
     totals = ', '.join(f'{s}: {v}' if isinstance(v, str) else f'{v:.4g} for {s}' for s, v in about['seeds'].items())
-    return [f"the networks of seed {about['seed']}, whose validation total is lowest ({totals})"]*(len(about['seeds']) > 1)
+    return [f"The networks are those of seed {about['seed']}, whose validation total is lowest ({totals})."]*(len(about['seeds']) > 1)
 
-# %% ../nbs/40_export_command.ipynb #54c6f41a
-@app.command()
+def _record(exported):
+    "What `--json` prints."
+    return dict(folder=str(exported.folder), latency=jsonlib.loads(exported.latency.to_json(orient='records'))) | exported.about
+
+# %% ../nbs/40_export_command.ipynb #9ce92ed6
+@app.command(epilog='For example: its_a_match export RUN --budget 2.5')
 def export(
-    run: _Run, budget: _Budget = None, networks: _Names = None, out: _Out = None, seed: _Seed = None, objective: _Kind = _Objective.relative,
-    device: _Device = None, batch: _Batch = 1, json: _Json = False,
+    run: _Run, budget: _Budget = None, networks: _Names = None, seed: _Seed = None, objective: _Kind = _Objective.relative,
+    device: _Device = None, batch: _Batch = 1, out: _Out = None, json: _Json = False,
 )->None:
     "Write the networks for a budget as one predictor, which runs with torch alone, and measure what it takes."
     if (budget is None) == (networks is None): raise typer.BadParameter('give either --budget or --networks')
     from its_a_match.export import export, parse_budget, usage
-    try: budget and parse_budget(budget)
+    try: budget is None or parse_budget(budget)
     except ValueError as e: raise typer.BadParameter(str(e), param_hint='--budget') from None
     with plain_warnings(): e = export(run, budget, out, networks, seed, objective.value, device, batch)
-    if json: return typer.echo(jsonlib.dumps(dict(folder=str(e.folder), latency=jsonlib.loads(e.latency.to_json(orient='records')), **e.about), indent=2, allow_nan=False))
+    if json: return typer.echo(jsonlib.dumps(_record(e), indent=2, allow_nan=False))
     screen().print(str(e), *_seeds(e.about), _promise(e), '', sep='\n')
     screen().print(headline(None, _tasks(e)), '')
     screen().print(headline(f"Times on {e.latency.device[0]}, {batch} image{'s'*(batch > 1)} at a time", _latency(e)), '')
+    if e.disturbed: screen().print(f'{e.disturbed}.', '', sep='\n')
     screen().print(f'The predictor is in {e.folder}', usage(e.folder/'predictor.pt2', e.about), sep='\n')

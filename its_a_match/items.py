@@ -5,13 +5,14 @@
 # %% auto #0
 __all__ = ['ItemDataset', 'as_dataset']
 
-# %% ../nbs/08_items.ipynb #30a43c1a
+# %% ../nbs/08_items.ipynb #be395767
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from torch.utils.data import Dataset
 
 from .memory import _checked, _colours_last, _fit_together, _floats, _inputs
 from .taskonomy import label_statistics
@@ -48,11 +49,11 @@ def _label(task, labels, row, size):
     if np.isinf(x := x.astype(np.float32)).any(): bad('an infinity in its label')
     return x, ~np.isnan(x)
 
-# %% ../nbs/08_items.ipynb #e7adf1e6
-class ItemDataset(torch.utils.data.Dataset):
+# %% ../nbs/08_items.ipynb #d1346af0
+class ItemDataset(Dataset):
     "Items (input, {key: label}) with the tasks that they are for; ValueError names the row of an item that is none."
     def __init__(self,
-        dataset:object, # with a length and items, such as PyTorch's; all inputs are of one shape, (C, H, W) or (F,), of values as for `MemoryDataset`
+        dataset:Dataset, # with a length and items, such as PyTorch's; all inputs are of one shape, (C, H, W) or (F,), of values as for `MemoryDataset`
         tasks:str|Task|Iterable, # names, letters or `Task`s, as for `get_tasks`; labels of other keys are not looked at
     ):
         if not (hasattr(dataset, '__len__') and hasattr(dataset, '__getitem__')):
@@ -101,11 +102,11 @@ def statistics(self:ItemDataset,
     "Mean and standard deviation of every dense task and every number; ValueError for a task without any label."
     return label_statistics(self, batch_size, lambda k: f'task {k!r}: none of the {len(self)} items has a label for it')
 
-# %% ../nbs/08_items.ipynb #acd5c114
+# %% ../nbs/08_items.ipynb #58ff4f65
 def as_dataset(
-    dataset:object, # of either kind: with tasks, `batch` and `statistics`, or with items (input, {key: label})
+    dataset:Dataset, # of either kind: with tasks, `batch` and `statistics`, or with items (input, {key: label})
     tasks:str|Task|Iterable|None=None, # of the items, or some of those that the data set has; None: it has its own
-)->object:         # with tasks, `batch` and `statistics`
+)->Dataset:         # with tasks, `batch` and `statistics`
     "A data set as all that trains takes it; ValueError if nobody says what its tasks are, or if it has other ones."
     own = {t.key: t for t in dataset.tasks} if hasattr(dataset, 'batch') and hasattr(dataset, 'tasks') else None
     if own is None and tasks is None: raise ValueError(f'{type(dataset).__name__}: it does not say what its tasks are; give them, as tasks=[Task(...), ...]')

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Clock', 'get_clock', 'milliseconds', 'latency']
 
-# %% ../nbs/35_latency.ipynb #89347557
+# %% ../nbs/35_latency.ipynb #20335a15
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -17,15 +18,16 @@ from .costs import black_images, evaluating, seconds_per_image
 from .models import MultiTaskNet
 from .predictor import Predictor, _Encoders
 
-# %% ../nbs/35_latency.ipynb #b170122f
+# %% ../nbs/35_latency.ipynb #c2e6483a
 @dataclass(frozen=True)
 class Clock:
     "How times are taken: milliseconds an image."
     shape:tuple[int, ...] # of an image: channels, height, width in pixels
     device:str='cpu'      # where
     batch:int=1           # images at a time
-    repeats:int=3         # passes of which the median is taken
-    rounds:int=10         # medians of which the least is taken
+    repeats:int=1         # passes of which the median is taken
+    rounds:int=20         # medians of which the least is taken
+    patience:float=10.    # seconds after which a further round is not begun, but for the second
 
     @property
     def where(self)->str: # the device in words
@@ -43,20 +45,24 @@ class Clock:
         modules:dict,         # {name: module}
         shapes:dict|None=None # {name: shape}; an image's where not given
     )->dict:                  # {name: ms}
-        "The least medians of modules that are timed in turn."
-        rounds = [{n: self.once(m, (shapes or {}).get(n, self.shape)) for n, m in modules.items()} for _ in range(self.rounds)]
+        "The shortest times of modules that are timed in turn."
+        start, rounds, shapes = time.perf_counter(), [], shapes or {}
+        while len(rounds) < min(2, self.rounds) or len(rounds) < self.rounds and time.perf_counter() - start < self.patience:
+            rounds.append({n: self.once(m, shapes.get(n, self.shape)) for n, m in modules.items()})
         return {n: min(r[n] for r in rounds) for n in modules}
 
-# %% ../nbs/35_latency.ipynb #35c6bcf9
+# %% ../nbs/35_latency.ipynb #0779cbdf
 def get_clock(
     shape:Sequence[int],     # of an image
     device:str|None=None,    # where times are taken; None: a GPU, if there is one
     batch:int=1,             # images at a time
 )->Clock:
-    "A clock on a device that there is; ValueError names one that there is not."
+    "A clock on a device that there is; ValueError names one that there is not, or a batch that cannot be."
+    if not isinstance(batch, int) or batch < 1: raise ValueError(f'batch is {batch!r}, not a whole number from 1')
     device = str(device or ('cuda' if torch.cuda.is_available() else 'cpu'))
     try: torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as e: raise ValueError(f'device {device!r}: torch cannot use it ({str(e).splitlines()[0]})') from None
+    except (RuntimeError, AssertionError, NotImplementedError) as e:
+        raise ValueError(f'device {device!r}: torch cannot use it ({str(e).splitlines()[0]})') from None
     return Clock(tuple(shape), device, batch)
 
 # %% ../nbs/35_latency.ipynb #20e4f061
@@ -81,17 +87,20 @@ def milliseconds(
     encoders = pd.Series([ms['encoder', kinds[at]] for at in table.index], table.index, name='ms')
     return encoders, pd.Series({t: ms.get(('head', t)) for t in table.columns[1:]}, name='ms', dtype=float)
 
-# %% ../nbs/35_latency.ipynb #9d15cbe2
+# %% ../nbs/35_latency.ipynb #4b90c233
 def latency(
     predictors:Sequence[tuple[str, Predictor]], # each with what it is called in the table
     sizes:dict[str, float],                     # {network: SNT}
     standard:MultiTaskNet|None,                 # network whose encoder takes one SNT; None: there is none
     clock:Clock,
-)->pd.DataFrame: # columns what, networks, predicts, snt, measured_snt, encoders_ms, ms; the last with heads
+)->pd.DataFrame: # columns what, networks, predicts, snt, measured_snt, encoders_ms, ms (with heads), share (0..1; NaN but on a CPU)
     "What predictors take, beside what they were promised to."
-    modules = {(i, 'encoders'): p.encoders() for i, (_, p) in enumerate(predictors)} | {(i, 'all'): p for i, (_, p) in enumerate(predictors)}
+    some    = dict(enumerate(p for _, p in predictors))
+    modules = {(i, 'encoders'): p.encoders() for i, p in some.items()} | {(i, 'all'): p for i, p in some.items()}
     if standard is not None: modules['unit'] = _Encoders(nn.ModuleList([standard]))
-    ms   = clock(modules)
-    rows = [(what, ' '.join(p.serves), ' '.join(p.solves), sum(sizes[n] for n in p.serves),
-             ms[i, 'encoders']/ms.get('unit', float('nan')), ms[i, 'encoders'], ms[i, 'all']) for i, (what, p) in enumerate(predictors)]
-    return pd.DataFrame(rows, columns=['what', 'networks', 'predicts', 'snt', 'measured_snt', 'encoders_ms', 'ms'])
+    before, ms = (time.perf_counter(), time.process_time()), clock(modules)
+    share = min(1., (time.process_time() - before[1])/(time.perf_counter() - before[0])) if clock.device == 'cpu' else float('nan')
+    snt  = [sum(sizes[n] for n in p.serves) for p in some.values()]
+    rows = [(what, ' + '.join(p.serves), ' '.join(p.solves), snt[i], ms[i, 'encoders']/ms.get('unit', float('nan')), ms[i, 'encoders'], ms[i, 'all'])
+            for i, (what, p) in enumerate(predictors)]
+    return pd.DataFrame(rows, columns=['what', 'networks', 'predicts', 'snt', 'measured_snt', 'encoders_ms', 'ms']).assign(share=share)

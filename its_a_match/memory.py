@@ -222,9 +222,9 @@ def statistics(self:MemoryDataset,
     "Mean and standard deviation of every dense task and every number, as `TaskonomyDataset.statistics`; ValueError for a task without any label."
     return label_statistics(self, batch_size, lambda k: f'task {k!r}: none of the {len(self)} views has a label for it')
 
-# %% ../nbs/07_memory.ipynb #6ecdb291
+# %% ../nbs/07_memory.ipynb #e45a9a86
 def in_memory(
-    dataset:object, # any data set; a `TaskonomyDataset` reads faster when it is `cached`
+    dataset:torch.utils.data.Dataset, # any data set; a `TaskonomyDataset` reads faster when it is `cached`
     device:str|torch.device|None=None, # where to hold it; None: where `dataset` is if that is in memory, else the CPU
     progress:Callable|None=None, # called with the numbers of views read and of all, at the start and as it goes on
 )->MemoryDataset:   # gives the same batches, to the last bit

@@ -24,7 +24,7 @@ from .losses import _moments
 from .models import MODELS, MultiTaskNet, get_model
 from .tasks import Task
 
-# %% ../nbs/35_predictor.ipynb #33d37af2
+# %% ../nbs/35_predictor.ipynb #eaccf761
 class Predictor(nn.Module):
     "Networks side by side, each with the heads that are used: from images to {key: prediction in the unit of the labels}."
     def __init__(self,
@@ -37,27 +37,29 @@ class Predictor(nn.Module):
         super().__init__()
         known = {t.key: t for t in tasks}
         if lack := [k for k in solves if k not in known]: raise ValueError(f"task {lack[0]!r}: it is none of {', '.join(known)}")
-        if lack := [n for n in solves.values() if n not in networks]: raise ValueError(f"network {lack[0]!r}: it is none of {', '.join(networks)}")
+        if lack := [n for n in solves.values() if n not in networks]:
+            raise ValueError(f"network {lack[0]!r}: it is none of {', '.join(networks)}")
         if idle := [n for n in networks if n not in solves.values()]: raise ValueError(f'network {idle[0]!r}: no task is taken from it')
         self.known, self.solves = known, dict(solves)
         self.serves   = {n: tuple(k for k in solves if solves[k] == n) for n in networks}  # {network: keys}
-        self.trained  = {n: tuple(net.tasks) for n, net in networks.items()}               # {network: keys}, heads that were dropped among them
+        self.trained  = {n: tuple(net.tasks) for n, net in networks.items()}               # {network: keys}, dropped heads among them
         self.networks = nn.ModuleList(_serving(n, net, self.serves[n]) for n, net in networks.items())
         for k in solves: self._remember(known[k], statistics)
 
 def _serving(name, net, keys):
     "The network with these heads alone; ValueError names it where it lacks one or needs a label."
-    if net.injected is not None: raise ValueError(f'network {name!r}: it needs the label of {net.injected.key}, which nobody has where it is used')
+    if net.injected: raise ValueError(f'network {name!r}: it needs the label of {net.injected.key}, which nobody has where it is used')
     try: return net.only(keys)
     except ValueError as e: raise ValueError(f'network {name!r}: {e}') from None
 
-# %% ../nbs/35_predictor.ipynb #e23ec390
+# %% ../nbs/35_predictor.ipynb #75b8168c
 @patch
 def _remember(self:Predictor, task, statistics):
     "Keeps the moments of a task's labels in the shape that fits its predictions."
     if task.kind == 'classes' or task.normalise != 'standard': return
-    if statistics is None: raise ValueError(f'task {task.key!r}: its labels were normalised, and there are no statistics to turn predictions back')
-    for name, m in zip(('mean', 'std'), _moments(task, statistics)): self.register_buffer(f'{name}_{task.key}', m.view(-1, 1, 1) if task.pixels else m)
+    if statistics is None: raise ValueError(f'task {task.key!r}: its labels were normalised, and no statistics tell how')
+    for name, m in zip(('mean', 'std'), _moments(task, statistics)):
+        self.register_buffer(f'{name}_{task.key}', m.view(-1, 1, 1) if task.pixels else m)
 
 @patch
 def _in_unit(self:Predictor, key, output):
@@ -68,7 +70,7 @@ def _in_unit(self:Predictor, key, output):
 @patch
 def forward(self:Predictor,
     images:torch.Tensor, # (B, 3, H, W), 0..1, or whatever the networks take
-)->dict[str, torch.Tensor]: # {key: (B, C, H, W), or (B, C) for a task with one label an image}, in the order of `solves`; logits for classes
+)->dict[str, torch.Tensor]: # {key: (B, C, H, W), or (B, C) for one label an image}, in the order of `solves`; logits for classes
     "The prediction of every task; each encoder runs once."
     found = {k: output for net in self.networks for k, output in net(images).items()}
     return {k: self._in_unit(k, found[k]) for k in self.solves}
@@ -84,7 +86,7 @@ def encoders(self:Predictor)->nn.Module: # from images to a list of codes; its w
     "The encoders alone."
     return _Encoders(self.networks)
 
-# %% ../nbs/35_predictor.ipynb #422a62ce
+# %% ../nbs/35_predictor.ipynb #4f7a5eb2
 def export_program(
     predictor:Predictor,    # on the CPU
     shape:Sequence[int],    # of an image: channels, height, width in pixels
@@ -95,11 +97,12 @@ def export_program(
         try:
             with redirect_stdout(io.StringIO()):  # on which torch would draw what it could not follow
                 program = torch.export.export(predictor, (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},), strict=False)
-        except Exception as e: raise ValueError(f"torch.export cannot follow the networks ({type(e).__name__}: {str(e).strip().splitlines()[0]})") from e
+        except Exception as e:
+            raise ValueError(f'torch.export cannot follow the networks ({type(e).__name__}: {str(e).strip().splitlines()[0]})') from e
     for node in program.graph.nodes: node.meta.pop('stack_trace', None)
     return program
 
-# %% ../nbs/35_predictor.ipynb #3997b352
+# %% ../nbs/35_predictor.ipynb #b3a7ed6b
 TOLERANCE = 1e-4  # of the largest value of a task, by which a program may differ from its module
 
 @torch.no_grad()
@@ -122,10 +125,11 @@ def differences(
 
 def _apart(key, found, wanted, batch):
     "The difference of a task; ValueError if it is too large."
-    if found.shape != wanted.shape: raise ValueError(f'task {key!r}: the exported predictor gives {tuple(found.shape)}, not {tuple(wanted.shape)}')
+    def bad(why): return ValueError(f'task {key!r}: the exported predictor {why} with a batch of {batch}')
+    if found.shape != wanted.shape: raise bad(f'gives {tuple(found.shape)}, not {tuple(wanted.shape)},')
     difference, largest = (found - wanted).abs().max().item(), wanted.abs().max().item()
     if difference <= TOLERANCE*largest: return difference/largest if largest else 0.
-    raise ValueError(f'task {key!r}: the exported predictor differs by {difference:.3g} from the networks with a batch of {batch}, where the largest value is {largest:.3g}')
+    raise bad(f'differs by {difference:.3g} from the networks, whose largest value is {largest:.3g},')
 
 # %% ../nbs/35_predictor.ipynb #87b37966
 def save_predictor(
@@ -149,7 +153,7 @@ def save_predictor(
     save(folder/'predictor', p.state_dict(), about)
     return about
 
-# %% ../nbs/35_predictor.ipynb #1a92519f
+# %% ../nbs/35_predictor.ipynb #399450e7
 def needs_function(
     model:str,     # what made some networks, as it stands in a file
 )->bool:
@@ -166,10 +170,12 @@ def load_predictor(
         raise ValueError(f"{folder}: its networks were made by the function {about['model']}, which has to be given as model=")
     tasks = {k: Task(**t | dict(valid=tuple(t['valid']))) for k, t in about['tasks'].items()}
     rows  = {(k, i): pair for k, of in about['moments'].items() for i, pair in enumerate(zip(of['mean'], of['std']))}
-    moments  = pd.DataFrame(list(rows.values()), pd.MultiIndex.from_tuples(rows, names=['task', 'channel']), ['mean', 'std']) if rows else None
+    moments  = pd.DataFrame.from_dict(rows, 'index', columns=['mean', 'std'])
+    moments.index = pd.MultiIndex.from_tuples(rows, names=['task', 'channel']) if rows else moments.index
     networks = {n: get_model(model or about['model'], [tasks[k] for k in of['tasks']], size=of['size'], **about['options'])
                 for n, of in about['networks'].items()}
     predictor = Predictor(networks, about['solves'], tasks.values(), moments)
     try: predictor.load_state_dict(tensors)
-    except RuntimeError as e: raise ValueError(f'{folder}: its weights do not fit the networks that the model makes ({str(e).splitlines()[-1].strip()})') from None
+    except RuntimeError as e:
+        raise ValueError(f'{folder}: its weights do not fit the networks that the model makes ({str(e).splitlines()[-1].strip()})') from None
     return predictor.eval()

@@ -107,7 +107,7 @@ def choose(
     if predicted: table = with_predicted(table)
     return select_for(table, usual_budgets(table) if budgets is None else budgets, objective=objective)
 
-# %% ../nbs/34_recommendation.ipynb #3e5f2dd9
+# %% ../nbs/34_recommendation.ipynb #08367b36
 def held_out(
     val:dict,             # {seed: candidates}, validation losses
     test:dict,            # the same for test losses
@@ -117,6 +117,8 @@ def held_out(
 )->list:                  # a list for each budget: percent over single-task networks, one number a seed; empty with fewer than three seeds
     "What choices gain on a seed that had no say in them; ValueError as `choose`."
     if len(val) < 3: return [[] for _ in budgets]
+    shared = mean_candidates(val).index  # those that can be scored on every seed
+    val    = {s: t.loc[shared] for s, t in val.items()}
     chosen = {s: choose({o: t for o, t in val.items() if o != s}, budgets, objective, predicted) for s in val}
     return [[gain_over(chosen[s][i].solves, test[s]) for s in val] for i in range(len(budgets))]
 

@@ -93,10 +93,10 @@ def _contents(cells):
     "A list of the headings of all cells, as Markdown with links."
     return '\n'.join(f"{'  '*(level - 1)}- {_link(text)}" for level, text in _headings(cells))
 
-# %% ../nbs/33_report.ipynb #cef62315
+# %% ../nbs/33_report.ipynb #dfc12fde
 STYLE = """
 html { -webkit-text-size-adjust: 100% }
-body { margin: 0; color: #1a1a1a; background: #fff; font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif }
+body { margin: 0; overflow-wrap: break-word; color: #1a1a1a; background: #fff; font: 16px/1.5 system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', sans-serif }
 main { max-width: 58rem; margin: 0 auto; padding: .8rem 1.2rem 4rem }
 h1 { font-size: 1.7rem; line-height: 1.2; margin: .6rem 0 .4rem } h2 { font-size: 1.3rem; margin: 2.2rem 0 .5rem } h3 { font-size: 1.05rem; margin: 1.4rem 0 .4rem }
 p, ul, ol { margin: .5rem 0; max-width: 50rem } blockquote { margin: .3rem 0; color: #555 } blockquote p { margin: 0 }
@@ -105,9 +105,10 @@ pre, .output { overflow-x: auto } .output { display: flex; flex-wrap: wrap; gap:
 .output_area:has(.output_markdown) { flex-basis: 100% } p code, li code { overflow-wrap: anywhere } img, svg { max-width: 100%; height: auto }
 table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; font-variant-numeric: tabular-nums } .rendered_html > table { display: block; overflow-x: auto }
 th, td { border: 0; padding: .22rem .7rem; text-align: right; vertical-align: top } th { font-weight: 600 } thead tr:last-child th { border-bottom: 1px solid #999 }
-table.dataframe { border: 0 } td.text, th.text { text-align: left } tbody tr:nth-child(even) { background: #f5f5f5 } table.about th, table.about td { text-align: left; overflow-wrap: anywhere }
-nav { font-size: .85rem; white-space: nowrap; overflow-x: auto; border-bottom: 1px solid #ddd; padding: .4rem 0 } nav a { margin-right: 1.1em; text-decoration: none }
+table.dataframe { border: 0 } td.text, th.text { text-align: left; min-width: 7rem; overflow-wrap: anywhere } .whole { white-space: nowrap } tbody tr:nth-child(even) { background: #f5f5f5 } table.about th, table.about td { text-align: left; overflow-wrap: anywhere }
+nav { font-size: .85rem; border-bottom: 1px solid #ddd; padding: .4rem 0 } nav a { margin-right: 1.1em; white-space: nowrap; text-decoration: none }
 .headline { font-size: 1.12rem; line-height: 1.45; border-left: 4px solid #0b5394; padding: .1rem 0 .1rem .8rem; margin: .7rem 0; max-width: 50rem } .small { font-size: .85rem; color: #444 }
+@media (max-width: 40rem) { main { padding: .6rem .8rem 3rem } h1 { font-size: 1.4rem } th, td { padding: .2rem .4rem } .headline { font-size: 1.02rem } ul, ol { padding-left: 1.2rem } nav { white-space: nowrap; overflow-x: auto } .output { gap: .2rem } }
 @media print { nav { display: none } main { max-width: none; padding: 0 } h2, h3 { break-after: avoid } img, tr { break-inside: avoid } body { font-size: 10.5pt } }
 """
 
@@ -117,7 +118,7 @@ def _page(title, body, links=()):
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{nav}{body}</main></body></html>\n')
 
-# %% ../nbs/33_report.ipynb #ef72dc96
+# %% ../nbs/33_report.ipynb #e4c6459e
 def write_page(
     notebooks:list,    # executed notebooks
     path:str|Path,     # HTML file to write
@@ -131,7 +132,8 @@ def write_page(
     front = nbformat.v4.new_markdown_cell(f'# {title}' + f'\n\n{_contents(cells)}'*contents)
     page  = nbformat.v4.new_notebook(cells=[front, *cells])
     exporter = HTMLExporter(template_name='basic', exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    write(path, _page(title, exporter.from_notebook_node(page)[0], links))
+    body = re.sub(r'<style scoped>.*?</style>', '', exporter.from_notebook_node(page)[0], flags=re.S)  # pandas' own, for all tables of a page
+    write(path, _page(title, body, links))
     return Path(path)
 
 # %% ../nbs/33_report.ipynb #31adea4a

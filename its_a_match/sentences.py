@@ -47,7 +47,7 @@ def tell_gains(
     return ' '.join([*parts, f"The interval over seeds is above zero for {sure[0]} and below it for {sure[1]}; the standard deviation from seed to seed is {100*table.sd.median():.1f} "
                      'percentage points for the median pair.'])
 
-# %% ../nbs/35_sentences.ipynb #2164bd9e
+# %% ../nbs/35_sentences.ipynb #1f81ff42
 def tell_ceiling(
     results:BenchmarkResults,
 )->str:
@@ -56,11 +56,11 @@ def tell_ceiling(
     table = results.noise_ceiling()
     if not len(table): return results.why_no_agreement()
     pooled, centred = table.loc['pooled'], table.loc['centred']
-    return (f"The gains of two seeds correlate with {pooled.mean_r:.2f} on average, over all pairs, and with {centred.mean_r:.2f} within targets, when each target's own mean is taken off. "
-            f"So no score can be expected to correlate with the mean gains beyond {pooled.ceiling:.2f}, within targets {centred.ceiling:.2f}; and no symmetric one, which tells the same of both "
-            f"tasks of a pair, beyond {pooled.symmetric:.2f} and {centred.symmetric:.2f} of what was measured.")
+    return (f"Between seeds the gains of all pairs correlate at {pooled.mean_r:.2f} on average, and at {centred.mean_r:.2f} within targets, when each target's own mean is taken off. "
+            f"So no score can be expected to correlate with the mean gains beyond {pooled.ceiling:.2f}, or {centred.ceiling:.2f} within targets. A symmetric score, which says the same of both "
+            f"tasks of a pair, cannot reach more than {pooled.symmetric:.2f} and {centred.symmetric:.2f} even of what was measured.")
 
-# %% ../nbs/35_sentences.ipynb #914603a6
+# %% ../nbs/35_sentences.ipynb #23254ea1
 def tell_verdicts(
     table:pd.DataFrame,  # of `BenchmarkResults.recommend`
     beside:pd.DataFrame=None, # another one; only budgets with other networks are told
@@ -84,7 +84,7 @@ def tell_predictions(
     told = 'Networks with a star were not trained: they are predicted from pairs, by the mean of what a task loses with each partner alone.'
     if not len(errors): return f'{told} No larger group was trained that could tell how good such predictions are here.'
     name, (foretold, measured) = errors.index[0], errors.iloc[0]
-    if len(errors) == 1: return f'{told} How good is that? For {name}, which was trained, pairs predict {foretold:+.1f} % over the single-task networks, and it came to {measured:+.1f} %.'
+    if len(errors) == 1: return f'{told} How good is that? For {name}, which was trained, pairs predict a gain of {foretold:+.1f} % over the single-task networks, and it came to {measured:+.1f} %.'
     off = errors.predicted - errors.measured
     return f'{told} How good is that? For {len(errors)} larger groups that were trained, predicted gains are off by {off.mean():+.1f} percentage points on average, {off.abs().max():.1f} at most.'
 

@@ -153,7 +153,7 @@ def train(
     precision: _PrecisionOption = None, size: _Size = None, leave_out: _LeaveOut = None, keep: _Keep = None, gradients: _Gradients = True,
     device: _Device = None, processes: _Processes = None, engine: _EngineOption = _Engine.local, address: _Address = None,
     cpus: _Cpus = None, gpus: _Gpus = None,
-):
+)->None:
     "Train the networks that the question is about, each from scratch; interrupted, the same command goes on."
     jobs = _plan(tasks, orders, sizes, seeds, injections, balancing, networks)
     if plan: return _print_plan(jobs, json)

@@ -7,7 +7,7 @@ import pytest, torch
 def trained(call_in, tiny_rooms, tmp_path_factory):
     "A campaign on D and E: read only."
     folder = tmp_path_factory.mktemp('export')
-    told = call_in(folder, 'train', tiny_rooms, '--out', 'run', '--tasks', 'DE', '--sizes', '1,0.5', '--seeds', '0,1',
+    told = call_in(folder, 'train', tiny_rooms, '--out', 'run', '--tasks', 'DE', '--seeds', '0,1',
                    '--model', 'small', '--epochs', 1, '--batch', 16, '--processes', 1)
     assert told.returncode == 0
     return folder/'run'
@@ -16,8 +16,8 @@ def test_a_predictor_is_written_and_told_about(program, trained, tmp_path):
     told = program('export', trained, '--budget', '1.5', '--out', 'it', '--device', 'cpu')
     assert (told.returncode, told.stderr) == (0, '')
     lines = told.stdout.splitlines()
-    assert 'for a budget of 1.5 SNT: cost ' in lines[0] and lines[1].startswith('the networks of seed ') and ' for 0, ' in lines[1]
-    assert lines[2].startswith('promised ') and lines[2].endswith(' ms an image')
+    assert 'for a budget of 1.5 SNT: cost ' in lines[0] and lines[1].startswith('The networks are those of seed ') and ' for 0, ' in lines[1]
+    assert lines[2].startswith('Promised ') and lines[2].endswith(' ms an image.')
     starts = [l.split('  ')[0] for l in lines]
     assert all(w in starts for w in ('D', 'E', 'predictor', 'predictor.pt2', 'part of it', 'all in one', 'single tasks'))
     assert lines[-4:-1] == ['The predictor is in it', 'import torch', "predictor = torch.export.load('it/predictor.pt2').module()"]
@@ -33,7 +33,7 @@ def test_json(call, trained, tmp_path):
 
 def test_milliseconds(call, trained):
     told = call('export', trained, '--budget', '100000ms', '--out', 'it', '--device', 'cpu')
-    assert told.returncode == 0 and 'for a budget of 100000 ms' in told.stdout and 'promised' in told.stdout and 'above the budget' not in told.stdout
+    assert told.returncode == 0 and 'for a budget of 100000 ms' in told.stdout and 'Promised' in told.stdout and 'above the budget' not in told.stdout
     told = call('export', trained, '--budget', '0.0001ms', '--out', 'other', '--device', 'cpu')
     assert told.returncode == 1 and told.stderr.endswith(' ms\n') and 'within a budget of 0.0001; the least that works is ' in told.stderr
 

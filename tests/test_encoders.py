@@ -361,7 +361,7 @@ class Odd(nn.Module):
     def forward(self, x): return self.result(x)
 
 
-@pytest.mark.parametrize('result, found', [(lambda x: [x], 'a list'), (lambda x: None, 'a NoneType'), (lambda x: x.flatten(1), 'a tensor of shape (1, 12288)'),
+@pytest.mark.parametrize('result, found', [(lambda x: [x], 'a list'), (lambda x: None, 'a NoneType'), (lambda x: x.flatten(2), 'a tensor of shape (1, 3, 4096)'),
                                            (lambda x: x[0], 'a tensor of shape (3, 64, 64)'), (lambda x: x.repeat(2, 1, 1, 1), 'a tensor of shape (2, 3,')])
 def test_what_is_no_feature_map(result, found): refused(lambda: get_encoder(Odd(result)), f'Odd gives {found}', 'feature map')
 
@@ -379,7 +379,7 @@ def test_functions_and_classes_that_make_one():
     refused(lambda: get_encoder(Mine, deep=3), 'Mine', "'deep'", 'size, channels, depth')
     refused(lambda: get_encoder(lambda width: None), "'width'")
     refused(lambda: get_encoder(lambda size, channels: 3), 'gives a int, not an nn.Module')
-    refused(lambda: get_encoder(lambda size, channels: nn.Flatten()), 'Flatten gives a tensor')
+    refused(lambda: get_encoder(lambda size, channels: nn.Flatten(2)), 'Flatten gives a tensor')
 
 
 @timm_only

@@ -1,7 +1,7 @@
 "What the program says of itself: help as a person would write it, and completion."
-import os, re, shutil, subprocess
+import os, re, shlex, shutil, subprocess
 
-import pytest, typer
+import nbformat, pages, pytest, typer
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -66,3 +66,34 @@ def test_bash_completes(program, programs):
     line = 'COMP_WORDS=(its_a_match affinity --att) COMP_CWORD=2; _its_a_match_completion its_a_match; echo "${COMPREPLY[@]}"'
     done = subprocess.run(['bash', '-c', script.stdout + line], capture_output=True, text=True, env=os.environ | dict(PATH=f'{programs}:{os.environ["PATH"]}'))
     assert (done.stdout.strip(), done.stderr) == ('--attribution', '')
+
+def written(root):
+    "The commands in README.md, CONTRIBUTING.md and the notebooks' prose: file, words, and whether they stand in a block of their own."
+    texts = {p.name: p.read_text(encoding='utf-8') for p in (root/'README.md', root/'CONTRIBUTING.md')}
+    texts |= {p.name: '\n\n'.join(c.source for c in nbformat.read(p, 4).cells if c.cell_type == 'markdown') for p in pages.notebooks()}
+    for name, text in texts.items():
+        blocks = '\n'.join(re.findall(r'^```sh\n(.*?)^```', text, flags=re.S | re.M)).replace('\\\n', ' ').splitlines()
+        for line, block in [(o, True) for o in blocks] + [(o, False) for o in re.findall(r'(?<!`)`([^`\n]+)`(?!`)', text)]:
+            for part in re.split('&&|;', line.split(' #')[0]):
+                part = re.sub(r'^\$ |^\S*bin/', '', part.strip())
+                if re.match(r'its_a_match \w', part): yield name, shlex.split(part)[1:], block
+
+def misunderstood(words, block):
+    "What is wrong with a command, or nothing; of one within a sentence only its options are looked at."
+    command, *words = words
+    if command not in names: return f'no command {command}'
+    command = program_.get_command(context, command)
+    known = {o for p in command.get_params(context) for o in (*p.opts, *p.secondary_opts)}
+    if unknown := {w.split('=')[0] for w in words if w.startswith('--')} - known: return f'no option {unknown}'
+    try: block and not known & {*words} & {'--help'} and command.make_context(command.name, words)
+    except Exception as e: return str(e)
+
+def test_commands_that_are_written_down_are_understood(root):
+    "Whoever types what the README or a notebook says is not told that there is no such option."
+    found = [(name, words, block) for name, words, block in written(root) if words[0] != 'COMMAND']
+    assert sum(block for *_, block in found) > 15
+    assert [(name, words, wrong) for name, words, block in found if (wrong := misunderstood(words, block))] == []
+
+def test_a_misspelt_command_is_found():
+    assert misunderstood(['selct', 'a.csv'], False) and misunderstood(['select', 'a.csv', '--bugdet', '2'], False)
+    assert misunderstood(['select', '--budget', '2'], True) and not misunderstood(['select', 'a.csv', '--budget', '2'], True)

@@ -222,7 +222,7 @@ def test_a_function_may_make_the_network():
     (lambda tasks, size, injected: 'net', {}, 'the model gives a str, not a MultiTaskNet'),
     (lambda tasks, size, injected: MultiTaskNet(nn.Identity(), {'E': nn.Identity()}), {}, 'the model has the tasks E, not D'),
     ('wide', dict(size=9), 'size is 9'), ('wide', dict(depth=3), "depth"), ('xception17', dict(width=2), 'width'),
-    (nn.Flatten(), {}, 'Flatten gives')])
+    (nn.Flatten(2), {}, 'Flatten gives'), (nn.Flatten(), {}, 'the encoder gives a vector of 12288 numbers')])
 def test_models_that_cannot_be_are_refused(model, options, said):
     with pytest.raises(ValueError, match=said): get_model(model, 'D', **options)
 

@@ -1,5 +1,5 @@
 "A user's own data: plain data sets of items, inputs that are no colour images, labels that are missing; from training to scores."
-import functools, math
+import math
 
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
@@ -13,7 +13,7 @@ from its_a_match.items import ItemDataset, as_dataset
 from its_a_match.memory import MemoryDataset, in_memory
 from its_a_match.models import build, get_model
 from its_a_match.recipes import get_recipe
-from its_a_match.tasks import TASKONOMY, Task
+from its_a_match.tasks import Task
 
 KIND, SUM, COPY = (Task('kind', kind='classes', channels=3, per_image=True), Task('sum', kind='number'), Task('copy', kind='number', channels=2))
 TASKS = KIND, SUM, COPY
@@ -39,7 +39,7 @@ def splits(shape): return {s: Items(shape, n, i) for i, (s, n) in enumerate(dict
 def encoder(size=1, channels=1):
     return nn.Sequential(nn.Conv2d(channels, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, round(8*size), 3, 2, 1), nn.ReLU())
 
-def perceptron(size=1, channels=1): return nn.Sequential(nn.Linear(channels, round(16*size)), nn.ReLU(), nn.Linear(round(16*size), 8), nn.ReLU())
+def perceptron(size=1, channels=1): return nn.Sequential(nn.Linear(channels, round(16*size)), nn.ReLU(), nn.Linear(round(16*size), 8), nn.Tanh())
 
 def model_for(shape):
     def model(tasks, size=1, injected=None):
@@ -216,7 +216,7 @@ def test_all_networks_are_trained(campaign):
     assert (states(out).status == 'done').all() and len(table.loc[('test', 0)]) == 3 + 3 + 6
     solved = table.loc[('test', 0)]
     assert solved.loc['kind+sum', ['kind', 'sum']].notna().all() and np.isnan(solved.loc['kind+sum', 'copy']) and (solved.min() > 0).all()
-    assert all(len(d.read) - 1 == len(d) for d in data.values())  # each item once, and the first once more for its shape
+    assert all(sorted(d.read) == [0, 0, *range(len(d))] for d in data.values())  # each item once, and the first for its shape and its size
 
 def test_missing_labels_are_counted(campaign):
     out, *_ = campaign
@@ -238,10 +238,8 @@ def test_every_score_that_asks_for_no_tree(campaign):
     for name in TABLES:
         table = scored[name]
         assert list(table) == ['kind', 'sum', 'copy'] and table.notna().to_numpy().sum() == 6, name
-    tree = pd.DataFrame([('top', 'kind', 1.), ('top', 'sum', 1.), ('top', 'copy', 2.)], columns=['parent', 'child', 'length'])
-    try: own = score_run(out, 'TD', data=data, model=model, options={'TD': dict(tree=tree)})['TD']
-    except ValueError as e: pytest.fail(str(e))
-    assert own.loc['kind', 'copy'] == -3
+    tree = pd.DataFrame([('top', 'kind', 1.), ('top', 'sum', 1.), ('top', 'copy', 2.)], columns=['from', 'to', 'length'])
+    assert score_run(out, 'TD', data=data, model=model, options={'TD': dict(tree=tree)})['TD'].loc['kind', 'copy'] == -3
 
 def test_the_same_call_goes_on(campaign, tmp_path):
     out, data, model, shape = campaign
@@ -291,7 +289,20 @@ def test_campaigns_that_cannot_be(start):
     refused(lambda: start(tasks=TASKS[:2]), "task 'copy' of the plan: the data has no labels for it")
     refused(lambda: start(model='wide'), "model 'wide': it takes inputs of 3 channels, and the data has 6")
 
-def test_labels_that_are_all_the_same(tmp_path):
-    data = splits((6,)) | dict(train=Without('sum', 48, 2.))
-    refused(lambda: run(plan(TASKS, sizes=1, orders=1), data, tmp_path, model=model_for((6,)), recipe=RECIPE, tasks=TASKS, processes=1, progress=False),
-            "task 'sum': labels of mean 2 and standard deviation 0", "normalise='none'")
+def test_labels_that_are_all_the_same_leave_the_folder_free(tmp_path):
+    data, how = splits((6,)) | dict(train=Without('sum', 48, 2.)), dict(model=model_for((6,)), recipe=RECIPE, processes=1, progress=False)
+    networks  = plan(TASKS[:2], sizes=1, orders=1)
+    refused(lambda: run(networks, data, tmp_path, tasks=TASKS[:2], **how), "task 'sum': labels of mean 2 and standard deviation 0", "normalise='none'")
+    assert run(networks, data, tmp_path, tasks=(KIND, Task('sum', kind='number', normalise='none')), **how).loc[('test', 0)].shape == (2, 3)
+
+def test_terms_are_for_the_networks_that_have_the_task(tmp_path):
+    how = dict(model=model_for((6,)), recipe=RECIPE, tasks=TASKS, processes=1, progress=False)
+    refused(lambda: run(plan(TASKS, sizes=1, orders=1), splits((6,)), tmp_path, terms=dict(summ='l2'), **how), "task 'summ': it has a term")
+    table = run(plan(TASKS, sizes=1, orders=1), splits((6,)), tmp_path, terms=dict(sum='l2'), **how)
+    assert len(table.loc[('test', 0)]) == 3
+
+def test_options_that_are_lists_are_kept(tmp_path):
+    from its_a_match.benchmarking import EncoderModel
+    how = dict(model=EncoderModel(perceptron, (6,)), recipe=RECIPE, tasks=TASKS, processes=1, progress=False, options=dict(mean=[1, 2, 3, 4, 5, 6.], std=2))
+    run(plan(TASKS, sizes=1, orders=1), splits((6,)), tmp_path, **how)
+    assert load_network(tmp_path, 'sum', model=how['model']).mean.flatten().tolist() == [1, 2, 3, 4, 5, 6]

@@ -30,11 +30,15 @@ def user(wheel, root, tmp_path_factory):
 def test_wheel_carries_the_tables_and_studies(wheel, root):
     inside = set(zipfile.ZipFile(wheel).namelist())
     tables = {f'its_a_match/data/published/{p.name}' for p in (root/'data/published').glob('*.*')}
-    studies = {f'its_a_match/nbs/{p.name}' for p in (root/'nbs').glob('8*.ipynb')}
+    studies = {f'its_a_match/nbs/{p.name}' for p in [*(root/'nbs').glob('8*.ipynb'), root/'nbs/43_benchmark_report.ipynb']}
     assert any(o.endswith('.csv') for o in tables) and tables | studies <= inside
     assert [o for o in inside if not o.startswith('its_a_match')] == []
 
-def test_wheel_says_that_it_has_type_hints(wheel): assert 'its_a_match/py.typed' in zipfile.ZipFile(wheel).namelist()
+def test_wheel_has_what_type_checkers_want(wheel):
+    inside = zipfile.ZipFile(wheel)
+    assert 'its_a_match/py.typed' in inside.namelist()
+    assert 'def on(self, other: pd.DataFrame, ' in inside.read('its_a_match/selection.pyi').decode()
+    assert 'def cost(self, score: Score)' in inside.read('its_a_match/affinity/__init__.pyi').decode()
 
 def test_installed_package_is_sound(user): user('python', '-m', 'pip', 'check')
 
