@@ -18,18 +18,18 @@ import typer
 
 from .terminal import again, app, headline, option_numbers, option_tasks, plain_warnings, resumable, screen
 
-# %% ../nbs/40_benchmark_command.ipynb #941894d3
+# %% ../nbs/40_benchmark_command.ipynb #4bc1201b
 _what, _training, _where = (partial(typer.Option, rich_help_panel=p) for p in ('What is measured', 'How networks are trained', 'Where'))
 _Preset, _Engine, _Precision = (Enum(n, {v: v for v in values.split()}, type=str) for n, values in (
     ('Preset', 'tiny quick full'), ('Engine', 'local ray'), ('Precision', 'fp32 bf16 fp16')))
 _PresetOption = Annotated[_Preset, typer.Option(help='tiny: in about a minute, to try it; quick: every pair once; full: every group, with three seeds.')]
 _Data = Annotated[Path, typer.Option(help='Folder of a data set; rooms are rendered where none is given.', show_default=False)]
-_Out  = Annotated[Path, typer.Option(metavar='RUN', help='Folder for networks, tables and the report; runs/PRESET where not given. One that is there is gone on with.', show_default=False)]
+_Out  = Annotated[Path, typer.Option(metavar='RUN', help='Folder for networks, tables and the report; runs/PRESET where not given. What it already holds is not trained again.', show_default=False)]
 _Plan = Annotated[bool, typer.Option('--plan', help='List the networks, the hours and the disk that they take, after a minute of trying, and train none.')]
 _Hours = Annotated[float, typer.Option('--max-hours', metavar='H', min=0, help='Of training: leave out what does not fit, the least important first.', show_default=False)]
 _Json = Annotated[bool, typer.Option('--json', help='Print JSON for programs.')]
 
-# %% ../nbs/40_benchmark_command.ipynb #b30bba11
+# %% ../nbs/40_benchmark_command.ipynb #7ddb014f
 _Tasks  = Annotated[str, _what(metavar='TASKS', help='Letters, as SDN, or names with commas; all five where not given.', show_default=False)]
 _Seeds  = Annotated[str, _what(metavar='LIST', help="Everything is trained once for each; the preset's where not given.", show_default=False)]
 _Scores = Annotated[str, _what(metavar='LIST', help='Short names with commas, as IAS,RSA; all where not given.', show_default=False)]
@@ -39,7 +39,7 @@ _Model  = Annotated[str, _training(metavar='NAME', help='small, wide, fine, xcep
 _Recipe = Annotated[str, _training(metavar='NAME', help='balanced, quick or paper; balanced where not given.', show_default=False)]
 _Epochs = Annotated[int, _training(metavar='N', min=1, help="At most so many, where the preset's will not do.", show_default=False)]
 _Batch  = Annotated[int, _training(metavar='N', min=1, help="Views a step, where the preset's will not do.", show_default=False)]
-_PrecisionOption = Annotated[_Precision, _training(help="Of numbers, where the preset's will not do.", show_default=False)]
+_PrecisionOption = Annotated[_Precision, _training(help="Of the arithmetic, where the preset's will not do.", show_default=False)]
 _Size   = Annotated[int, _training(metavar='PIXELS', min=16, max=4096, help='A side, to which views are resized; as they are where not given.', show_default=False)]
 _LeaveOut = Annotated[Path, _training(metavar='LIST', help='Views not to use: what check --quarantine wrote.', show_default=False)]
 
@@ -98,7 +98,7 @@ def _anonymous(command, data, out):
         if path: command = command.replace(shlex.quote(str(path)), word)
     return command
 
-# %% ../nbs/40_benchmark_command.ipynb #d23766eb
+# %% ../nbs/40_benchmark_command.ipynb #23a83d49
 @app.command()
 def benchmark(
     context: typer.Context,
@@ -108,7 +108,7 @@ def benchmark(
     size: _Size = None, leave_out: _LeaveOut = None,
     device: _Device = None, processes: _Processes = None, engine: _EngineOption = _Engine.local, address: _Address = None, cpus: _Cpus = None, gpus: _Gpus = None,
     installation: Annotated[float, typer.Option(hidden=True)] = None,
-):
+)->None:
     "Say which tasks to learn together: train, score, evaluate, recommend; interrupted, the same command goes on."
     cluster, seeds = _given(address=address, num_cpus=cpus, num_gpus=gpus), option_numbers('--seeds', seeds, int, '0,1,2')
     if cluster and engine != 'ray': raise typer.BadParameter('it is for --engine ray', param_hint='--address, --cpus, --gpus')

@@ -6,7 +6,7 @@
 __all__ = ['PRESETS', 'VERSIONS', 'Preset', 'counting', 'device_name', 'versions', 'write_results', 'EncoderModel', 'Prospect',
            'prospect', 'benchmark']
 
-# %% ../nbs/40_benchmark.ipynb #b28972d3
+# %% ../nbs/40_benchmark.ipynb #a82da24f
 import json
 import platform
 import sys
@@ -14,10 +14,10 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from hashlib import blake2b
 from importlib import metadata
 from pathlib import Path
+from typing import TextIO
 
 import numpy as np
 import pandas as pd
@@ -75,11 +75,11 @@ def _stage(out, name, say):
     try: yield
     finally: _spent(out, name.split(':')[0], time.monotonic() - start)
 
-# %% ../nbs/40_benchmark.ipynb #2096c9dd
+# %% ../nbs/40_benchmark.ipynb #6e199bd9
 @contextmanager
 def counting(
     what:str,                 # that is counted, for the line
-    file=None,                # where to write; None: standard error
+    file:TextIO|None=None,    # where to write; None: standard error
     seconds:float=60.,        # between two lines of a log
 )->Iterable[Callable]:        # called with how many are done and how many there are
     "A bar where there is a terminal, else lines."
@@ -226,7 +226,7 @@ def _definite(data, preset, tasks, seeds, scores, recipe, model, encoder, option
     parts = tuple(x for x in p.parts if x != 'injected' or 'LI' in scores)
     return _Choice(p, tasks, tuple(p.seeds if seeds is None else whole_numbers('seed', seeds, 0)), scores, recipe, model, options or {}, parts)
 
-# %% ../nbs/40_benchmark.ipynb #1c037708
+# %% ../nbs/40_benchmark.ipynb #fd76b2dc
 def _foresee(c, data, size, leave_out, device, processes, max_hours, seconds):
     "The `Prospect` of a `_Choice`."
     train, views, rendering = _views(data, c.preset, c.tasks, size, leave_out)
@@ -237,21 +237,21 @@ def _foresee(c, data, size, leave_out, device, processes, max_hours, seconds):
     return Prospect(timed, fitting(timed, float('inf') if max_hours is None else max_hours), score_hours(timed, c.tasks, c.scores), rendering)
 
 def prospect(
-    data:str|Path|dict|None=None,     # as for `benchmark`, and so are all others
-    preset:str='quick',
-    tasks:Iterable|None=None,
-    seeds:Iterable[int]|None=None,
-    scores:str|Iterable[str]|None=None,
-    max_hours:float|None=None,
-    seconds:float=15.,                # that each of three networks is trained to see how fast it is
-    recipe:str|Recipe|None=None,
-    model:str|Callable|None=None,
-    encoder:str|Callable|None=None,
-    options:dict|None=None,
-    size:int|None=None,
-    leave_out:str|None=None,
-    device:str|None=None,
-    processes:int|None=None,
+    data:str|Path|dict|None=None,        # as for `benchmark`
+    preset:str='quick',                  # as for `benchmark`
+    tasks:Iterable|None=None,            # as for `benchmark`
+    seeds:Iterable[int]|None=None,       # as for `benchmark`
+    scores:str|Iterable[str]|None=None,  # as for `benchmark`
+    max_hours:float|None=None,           # as for `benchmark`
+    seconds:float=15.,                   # that each of three networks is trained to see how fast it is
+    recipe:str|Recipe|None=None,         # as for `benchmark`
+    model:str|Callable|None=None,        # as for `benchmark`
+    encoder:str|Callable|None=None,      # as for `benchmark`
+    options:dict|None=None,              # as for `benchmark`
+    size:int|None=None,                  # as for `benchmark`
+    leave_out:str|None=None,             # as for `benchmark`
+    device:str|None=None,                # as for `benchmark`
+    processes:int|None=None,             # as for `benchmark`
 )->Prospect:
     "What `benchmark` would train with these arguments, and how long it would take; ValueError as `benchmark`."
     c = _definite(data, preset, tasks, seeds, scores, recipe, model, encoder, options)

@@ -123,7 +123,7 @@ HEADLINES = {'which_tasks_table_7_compared': ('Total test loss under each budget
 @app.command()
 def study(
     out: Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')] = Path('out'),
-    only: Annotated[list[str], typer.Option(metavar='NUMBER', help="80 for It's a Match!, 81 for Which tasks. By default both.")] = [],
+    only: Annotated[list[str], typer.Option(metavar='NUMBER', help="80 for It's a Match!, 81 for Which tasks, 84 for Rooms. By default 80 and 81.")] = [],
 ):
     "Regenerate every table and figure of the papers from their published numbers, and write a report."
     from its_a_match.report import run_study

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['PARTS', 'agenda', 'probe', 'hours', 'score_hours', 'fitting']
 
-# %% ../nbs/40_estimate.ipynb #9ec546d2
+# %% ../nbs/40_estimate.ipynb #c0d5bd3b
 import time
+from collections.abc import Callable
 from functools import partial
 from math import ceil
 
@@ -17,12 +18,11 @@ import torch
 from .affinity import SCORES, needed
 from .agenda import plan
 from .costs import parameters
-from .memory import MemoryDataset, in_memory
+from .memory import in_memory
 from .measuring import evaluate
 from .models import get_model
 from .processes import cores
 from .recipes import Recipe
-from .tasks import Task
 from .training import Callback, fit
 
 # %% ../nbs/40_estimate.ipynb #1db101b9
@@ -89,14 +89,14 @@ def _view_seconds(net, some, statistics):
     evaluate(net, some, statistics)
     return (time.perf_counter() - start)/len(some)
 
-# %% ../nbs/40_estimate.ipynb #730b2945
+# %% ../nbs/40_estimate.ipynb #31a05bab
 def probe(
-    data,                   # data set of the training views
+    data:torch.utils.data.Dataset, # of the training views
     tasks:tuple,            # `Task`s
-    model,                  # as for `get_model`
+    model:str|Callable,     # as for `get_model`
     recipe:Recipe,          # how networks will be trained
-    options:dict=None,      # further arguments of `get_model`
-    device:str=None,        # as for `fit`
+    options:dict|None=None, # further arguments of `get_model`
+    device:str|None=None,   # as for `fit`
     processes:int=1,        # how many networks will be trained at the same time, which share the processors
     seconds:float=15.,      # that each network may take
 )->pd.DataFrame: # index `tasks` (1, 2 and all); step, view: seconds; weights: bytes

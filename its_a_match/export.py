@@ -141,14 +141,14 @@ def _whole(out):
     finally:
         for p in (part, old): shutil.rmtree(p, ignore_errors=True)
 
-# %% ../nbs/36_export.ipynb #6e9c47f6
+# %% ../nbs/36_export.ipynb #fb60900c
 def meaning(
     task:Task,
 )->str:
     "What the numbers of a prediction are."
-    if task.kind == 'classes': return f'logits of {task.channels} classes'
-    what = 'unit vectors' if task.vector else f'{task.channels} numbers' if task.channels > 1 else 'a number'
-    return what + f' in {task.unit}'*bool(task.unit)
+    what = 'a unit vector' if task.vector else 'a number' if task.channels == 1 else f'{task.channels} numbers'
+    if task.kind == 'classes': what = f'logits of {task.channels} classes'
+    return what + f' in {task.unit}'*bool(task.unit) + ' at each pixel'*task.pixels
 
 def usage(
     path:str|Path,   # of predictor.pt2
@@ -157,8 +157,9 @@ def usage(
     "How a predictor is used."
     shape = ', '.join(map(str, about['shape']))
     values = ', values from 0 to 1' if len(about['shape']) == 3 and about['shape'][0] == 3 else ''
+    given = 'images' if len(about['shape']) == 3 else 'inputs'
     return '\n'.join(['import torch', f'predictor = torch.export.load({str(path)!r}).module()',
-                      f'predictions = predictor(images)  # images: float32 (any number, {shape}){values}'])
+                      f'predictions = predictor({given})  # {given}: float32 (any number, {shape}){values}'])
 
 def _markdown(table):
     "A DataFrame as a Markdown table; numbers with four digits."

@@ -87,7 +87,7 @@ def milliseconds(
     encoders = pd.Series([ms['encoder', kinds[at]] for at in table.index], table.index, name='ms')
     return encoders, pd.Series({t: ms.get(('head', t)) for t in table.columns[1:]}, name='ms', dtype=float)
 
-# %% ../nbs/35_latency.ipynb #4b90c233
+# %% ../nbs/35_latency.ipynb #9643316f
 def latency(
     predictors:Sequence[tuple[str, Predictor]], # each with what it is called in the table
     sizes:dict[str, float],                     # {network: SNT}
@@ -101,6 +101,7 @@ def latency(
     before, ms = (time.perf_counter(), time.process_time()), clock(modules)
     share = min(1., (time.process_time() - before[1])/(time.perf_counter() - before[0])) if clock.device == 'cpu' else float('nan')
     snt  = [sum(sizes[n] for n in p.serves) for p in some.values()]
-    rows = [(what, ' + '.join(p.serves), ' '.join(p.solves), snt[i], ms[i, 'encoders']/ms.get('unit', float('nan')), ms[i, 'encoders'], ms[i, 'all'])
+    join = (' ' if all(len(k) == 1 for _, p in predictors for k in p.solves) else ', ').join
+    rows = [(what, ' + '.join(p.serves), join(p.solves), snt[i], ms[i, 'encoders']/ms.get('unit', float('nan')), ms[i, 'encoders'], ms[i, 'all'])
             for i, (what, p) in enumerate(predictors)]
     return pd.DataFrame(rows, columns=['what', 'networks', 'predicts', 'snt', 'measured_snt', 'encoders_ms', 'ms']).assign(share=share)

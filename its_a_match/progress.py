@@ -53,7 +53,7 @@ def __call__(self:Tally,
     return event | dict(done=self.done, total=self.total, left=self.left())
 
 @patch
-def left(self:Tally)->float: # seconds; None while nothing is known
+def left(self:Tally)->float|None: # seconds; None while nothing is known
     "The time that the rest takes at the speed of so far."
     whole = self.total - self.done + len(self.ended) if self.weights is None else sum(self.weights.values())
     done  = sum(self.weight(k)*s for k, s in self.share.items())

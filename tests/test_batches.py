@@ -143,7 +143,7 @@ def test_the_class_that_means_no_label(arrays):
 
 
 BAD = [(lambda i, t, m: i.__setitem__(0, i[0].transpose(0, 2, 3, 1)), r'images: .*give images.transpose\(0, 3, 1, 2\)'),
-       (lambda i, t, m: i.__setitem__(0, i[0][:, :2]), r'images: their shape \(7, 2, 6, 8\) is not \(N, 3, H, W\)'),
+       (lambda i, t, m: i.__setitem__(0, i[0][:, 0]), r'images: their shape \(7, 6, 8\) is not \(N, C, H, W\)'),
        (lambda i, t, m: i.__setitem__(0, i[0][:0]), 'images: there is none'),
        (lambda i, t, m: i.__setitem__(0, i[0].astype(int)), 'images: their type is torch.int64'),
        (lambda i, t, m: i.__setitem__(0, np.where(np.arange(7)[:, None, None, None] == 5, 1.5, i[0]/255)), 'images: row 5 holds 1.5'),

@@ -337,7 +337,7 @@ def test_a_seed_that_lacks_most_networks_does_not_shrink_the_others(toy, tmp_pat
 def test_a_pair_that_is_missing_leaves_its_cells_empty(toy, tmp_path):
     r = BenchmarkResults(spoil(toy('three', seeds=(0, 1, 2)), tmp_path, 'losses.csv', lambda t: '\n'.join(l for l in t.split('\n') if not re.match('[a-z]+,1,NK,', l))))
     assert r.gains()[1].isna().sum().sum() == 5 + 2 and r.gains()[0].isna().sum().sum() == 5
-    assert len(r.agreement()) == 0 and 'one pair' in r.why_no_agreement() or '1 pair' in r.why_no_agreement()
+    assert len(r.agreement()) == 0 and r.why_no_agreement().endswith('and 1 pair was not trained with every seed: NK.')
     assert 'NK' not in r.candidates('val').index and len(r.recommend()) >= 1
 
 # The page
@@ -396,7 +396,7 @@ def test_gains_in_words(one, three):
     assert tell_gains(one).endswith('One seed does not show how much of this is chance.')
 
 def test_ceiling_in_words(one, three, toy):
-    assert f'beyond {three.noise_ceiling().ceiling["pooled"]:.2f}, within targets' in tell_ceiling(three)
+    assert f'beyond {three.noise_ceiling().ceiling["pooled"]:.2f}, or ' in tell_ceiling(three)
     assert 'takes two seeds' in tell_ceiling(one)
     assert tell_ceiling(BenchmarkResults(toy('two', tasks=dict(digit='Digit', parity='Parity'), seeds=(0, 1)))) == 'Pairs can be ranked from three tasks up, and there are 2.'
 

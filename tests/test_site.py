@@ -1,6 +1,5 @@
 "The documentation site and the report: built, whole, and looked at as a reader sees them, in a browser."
 import functools, http.server, re, runpy, shutil, subprocess, sys, threading
-from pathlib import Path
 
 import pages, pytest, yaml
 
