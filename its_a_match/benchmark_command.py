@@ -98,8 +98,10 @@ def _anonymous(command, data, out):
         if path: command = command.replace(shlex.quote(str(path)), word)
     return command
 
-# %% ../nbs/40_benchmark_command.ipynb #23a83d49
-@app.command()
+# %% ../nbs/40_benchmark_command.ipynb #5bda4c48
+@app.command(epilog="""For example: its_a_match benchmark --preset tiny
+
+its_a_match benchmark --data DATA --max-hours 8 --plan""")
 def benchmark(
     context: typer.Context,
     data: _Data = None, out: _Out = None, preset: _PresetOption = _Preset.quick, plan: _Plan = False, max_hours: _Hours = None, json: _Json = False,

@@ -119,7 +119,7 @@ def _kinds(run):
     now = states(run).swaplevel()
     return pd.Series(list(zip(Archive(run).plan()['size'], now.snt)), now.index)
 
-# %% ../nbs/36_export.ipynb #ac0c9b32
+# %% ../nbs/36_export.ipynb #fe603451
 FILES = {'predictor.pt2', 'predictor.safetensors', 'predictor.json', 'latency.csv', 'README.md'}
 
 def _free(out):
@@ -133,11 +133,15 @@ def _free(out):
 @contextmanager
 def _whole(out):
     "A new folder that takes the place of `out` when nothing went wrong."
+    out = out.absolute()
     part, old = (out.with_name(f'.{out.name}.{token_hex(8)}.{kind}') for kind in ('part', 'old'))
     try:
         yield part
         if out.exists(): out.rename(old)
         part.rename(out)
+    except BaseException:
+        if old.exists(): old.rename(out)
+        raise
     finally:
         for p in (part, old): shutil.rmtree(p, ignore_errors=True)
 
@@ -167,7 +171,7 @@ def _markdown(table):
     rows = table.columns, ['---']*len(table.columns), *table.itertuples(index=False)
     return '\n'.join('| ' + ' | '.join(map(text, row)) + ' |' for row in rows)
 
-# %% ../nbs/36_export.ipynb #3b8629c0
+# %% ../nbs/36_export.ipynb #b7595ce5
 @dataclass(frozen=True)
 class Exported:
     "A predictor that was written, and what is known of it."
@@ -190,7 +194,7 @@ class Exported:
     def disturbed(self)->str: # a sentence; empty if nothing was
         "What kept the times from being right."
         share = self.latency.share[0]
-        return f'The times are too long, for other programs kept the processor busy {1 - share:.0%} of the time'*bool(share < .8)
+        return f'The times may be too long, for other programs kept the processor busy {1 - share:.0%} of the time'*bool(share < .8)
 
     def __str__(self)->str:
         a = self.about

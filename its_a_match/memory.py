@@ -94,7 +94,7 @@ class MemoryDataset(torch.utils.data.Dataset):
     def __len__(self)->int: return len(self._numbers)
     def __repr__(self)->str: return f"{len(self)} views in memory with {' '.join(t.key for t in self.tasks)}"
 
-# %% ../nbs/07_memory.ipynb #c0fa72c7
+# %% ../nbs/07_memory.ipynb #5f519511
 CHUNK = 32  # rows that are stored at once
 
 def _colours_last(shape): return len(shape) == 3 and shape[2] == 3 and min(shape[:2]) > 4 # whether an image seems to be (H, W, 3)
@@ -111,7 +111,7 @@ def _sizes(tasks, images, targets, masks):
     if (last := _colours_last(shape[1:])) or len(shape) not in (2, 4):
         hint = '; where the channels come last, give images.transpose(0, 3, 1, 2)' if last else ', nor are they vectors (N, F)'
         raise ValueError(f'images: their shape {shape} is not (N, C, H, W){hint}')
-    if not all(shape): raise ValueError(f'images: there is nothing in the shape {shape}')
+    if not all(shape): raise ValueError(f'images: there is nothing in the shape {shape}' if shape[0] else 'images: there is none')
     for t in tasks:
         for what, x, wanted in zip(('labels', 'mask'), (targets[t.key], masks.get(t.key)), _shape(t, shape[0], shape[2:])):
             if isinstance(x, str) and (x != 'nan' or t.kind == 'classes'):

@@ -84,16 +84,20 @@ def mean_interval(
     half = stats.t.ppf(.975, len(x) - 1)*x.std(ddof=1)/np.sqrt(len(x))
     return float(x.mean()), float(x.mean() - half), float(x.mean() + half)
 
-# %% ../nbs/34_recommendation.ipynb #d94e5cc2
+# %% ../nbs/34_recommendation.ipynb #266738b2
 def usual_budgets(
     candidates:pd.DataFrame, # checked
 )->list:                     # of floats
     "The budgets that are looked at where nobody names one: up to one full-size network for each task, and at least what works."
     T, step = candidates.shape[1] - 1, min(1., float(candidates.cost[candidates.cost > 0].min()))
-    alike = candidates.where(candidates.isna(), 1.).assign(cost=candidates.cost)  # so that cost alone decides
-    least = select_networks(alike[alike.notna().sum(axis=1) > 1], float(candidates.cost.sum())).cost
-    some  = [round(float(b), 6) for b in np.arange(1, T + step/2, step) if b >= least - 1e-9]
+    least   = _least(candidates) if (candidates.cost > step)[candidates.notna().all(axis=1)].all() else step
+    some    = [round(float(b), 6) for b in np.arange(1, T + step/2, step) if b >= least - 1e-9]
     return some or [least]
+
+def _least(candidates):
+    "What the cheapest networks cost that solve every task."
+    alike = candidates.where(candidates.isna(), 1.).assign(cost=candidates.cost)  # so that cost alone decides
+    return select_networks(alike, float(candidates.cost.sum())).cost
 
 # %% ../nbs/34_recommendation.ipynb #36b5b20a
 def choose(

@@ -6,7 +6,7 @@
 __all__ = ['draw_grouping', 'choices', 'draw_groupings', 'budget_curves', 'draw_budgets', 'draw_gains', 'draw_score',
            'draw_scores', 'computed', 'draw_agreement', 'draw_costs', 'draw_regret']
 
-# %% ../nbs/35_result_figures.ipynb #85a7013a
+# %% ../nbs/35_result_figures.ipynb #bac5031b
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -14,11 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from .figures import COLOURS, grouping, heatmap, intervals, scatter_pairs, tradeoff
-from .recommendation import gain_over, mean_interval
+from .recommendation import best_row, gain_over, mean_interval
 from .results import BenchmarkResults
 from .selection import all_single
 
-# %% ../nbs/35_result_figures.ipynb #83f9d379
+# %% ../nbs/35_result_figures.ipynb #1c8ed7e1
 def draw_grouping(
     row:tuple,    # of `BenchmarkResults.recommend`, by `itertuples`
     ax:Axes=None, # axes to draw on; None: those of a new figure
@@ -28,20 +28,28 @@ def draw_grouping(
     if ax is None: ax = plt.subplots(figsize=_grouping_size(tasks))[1]
     return grouping(row.networks, ax, tasks=tasks, solves=row.solves, title=f"budget {row.budget:g}{'*'*bool(row.predicted)}")
 
-def _grouping_size(tasks): return (.34*len(tasks) + .25 if all(len(t) < 3 for t in tasks) else .5*len(tasks) + .9, 1.7)
+def _grouping_size(tasks): return (.31*len(tasks) + .2 if all(len(t) < 3 for t in tasks) else .5*len(tasks) + .9, 1.7)
 
 def choices(
     table:pd.DataFrame, # of `recommend`
+    most:int=6,         # where there are more, some are left out evenly, but never that of the headline
 )->list:                # of its rows as tuples
     "The recommendations without repetitions, each for its smallest budget."
-    return [*table[~table.astype(dict(networks=str, solves=str)).duplicated(['networks', 'solves'])].itertuples()]
+    rows = [*table[~table.astype(dict(networks=str, solves=str)).duplicated(['networks', 'solves'])].itertuples()]
+    if len(rows) <= most: return rows
+    best  = table.iloc[best_row(table)]
+    at    = next(i for i, r in enumerate(rows) if (r.networks, r.solves) == (best.networks, best.solves))
+    picks = np.linspace(0, len(rows) - 1, most).round().astype(int)
+    picks[np.abs(picks - at).argmin()] = at
+    return [rows[i] for i in picks]
 
+# %% ../nbs/35_result_figures.ipynb #7cceb463
 def draw_groupings(
     table:pd.DataFrame,  # of `recommend`
-    most:int=5,          # how many are drawn, those of the smallest budgets
+    most:int=6,          # as for `choices`
 )->Figure:
     "The recommended networks of every budget, each choice once."
-    rows  = choices(table)[:most]
+    rows = choices(table, most)
     wide, high = _grouping_size([*rows[0].solves])
     columns = max(1, min(len(rows), int(13/wide)))
     fig, axs = plt.subplots(-(-len(rows)//columns), columns, figsize=(wide*columns, high*-(-len(rows)//columns)), squeeze=False)

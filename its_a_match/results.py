@@ -5,36 +5,37 @@
 # %% auto #0
 __all__ = ['AGREEMENT', 'SHOWN', 'BenchmarkResults']
 
-# %% ../nbs/34_results.ipynb #67a2c976
+# %% ../nbs/34_results.ipynb #fd9f5720
 import re
 import shlex
 from html import escape
-from itertools import permutations
+from itertools import combinations, permutations
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from .candidates import task_groups
+from .candidates import Objective, task_groups
 from . import evaluation, recommendation
 from .recommendation import best_row, headline, mean_candidates, mean_interval, shown_networks
 from .result_files import read_results
 from .tasks import network_name, parse_network
 
-# %% ../nbs/34_results.ipynb #48dc5af9
+# %% ../nbs/34_results.ipynb #accc7a36
 class BenchmarkResults:
     """What a benchmark left, as tables. ValueError names a file that is missing or damaged, and in what.
 
     `tasks` {key: label}, `seeds`, `setup`, `times`, `losses` (by split, seed, network), `networks`, `costs`, `scores` {name: {seed: pairwise table}},
-    `told`: sentences on what is missing."""
+    `injected`: names of the networks that are given a label; `told`: sentences on what is missing."""
     def __init__(self,
         folder:str|Path, # of a benchmark, or the folder `results` in it
     ):
         files = read_results(folder)
         self.folder, self.setup, self.tasks = files.folder, files.setup, files.setup['tasks']
         self.losses, self.scores, self.costs, self.networks, self.times = files.losses, files.scores, files.costs, files.networks, files.times
-        self.told  = []
+        self.injected = {n for n in self.losses.index.unique('network') if parse_network(n, self.keys).injected}
+        self._made, self.told = {}, []  # recommendations made so far
         self.seeds = self._complete()
 
     def __repr__(self)->str: return f'BenchmarkResults of {len(self.tasks)} tasks and {len(self.seeds)} seed{"s"*(len(self.seeds) != 1)}'
@@ -54,7 +55,7 @@ class BenchmarkResults:
 @patch
 def _plain(self:BenchmarkResults, split, seed):
     "The networks that have losses there and see nothing but the image."
-    return [n for n in self.losses.loc[(split, seed)].index if not parse_network(n, self.keys).injected]
+    return [n for n in self.losses.loc[(split, seed)].index if n not in self.injected]
 
 @patch
 def _complete(self:BenchmarkResults):
@@ -95,7 +96,7 @@ def candidates(self:BenchmarkResults,
     if (split, seed) not in self.losses.index.droplevel('network'): raise ValueError(f'{self.folder}: there are no losses of split {split!r} and seed {seed!r}')
     return self.losses.loc[(split, seed)].loc[self._plain(split, seed)]
 
-# %% ../nbs/34_results.ipynb #eb41529c
+# %% ../nbs/34_results.ipynb #d472916f
 @patch
 def gains(self:BenchmarkResults,
     split:str='test',     # or 'val', 'early'
@@ -103,13 +104,14 @@ def gains(self:BenchmarkResults,
 )->dict:                  # {seed: pairwise table}, fractions of the loss alone; NaN where a network is missing
     "How much each partner lowers each target's loss, by seed (*Which tasks*, Table 2); ValueError for another baseline."
     if baseline not in ('full', 'half'): raise ValueError(f"the baseline is 'full' or 'half', not {baseline!r}")
+    single, pairs = [self.name(k, size=dict(full=1, half=.5)[baseline]) for k in self.keys], [(a, b, self.name(a, b)) for a, b in permutations(self.keys, 2)]
     found, square = {}, dict(index=pd.Index(self.keys, name='partner'), columns=pd.Index(self.keys, name='target'), dtype=float)
     for s in self.seeds:
         table, found[s] = self.candidates(split, s), pd.DataFrame(np.nan, **square)
-        for a, b in permutations(self.keys, 2):
-            alone, pair = (table[a].get(n, np.nan) for n in (self.name(a, size=dict(full=1, half=.5)[baseline]), self.name(a, b)))
-            if not alone > 0 and alone == alone: raise ValueError(f"{self.folder/'losses.csv'}: the loss of {a!r} alone is {alone:g} (seed {s}), and a gain is a fraction of one above 0")
-            found[s].loc[b, a] = (alone - pair)/alone
+        alone = {k: table[k].get(n, np.nan) for k, n in zip(self.keys, single)}
+        for k, loss in alone.items():
+            if loss <= 0: raise ValueError(f"{self.folder/'losses.csv'}: the loss of {k!r} alone is {loss:g} (seed {s}), and a gain is a fraction of one above 0")
+        for a, b, name in pairs: found[s].at[b, a] = (alone[a] - table[a].get(name, np.nan))/alone[a]
     return found
 
 @patch
@@ -123,7 +125,7 @@ def gain_spread(self:BenchmarkResults,
     ends = pd.DataFrame([mean_interval(x) for x in table.to_numpy()], table.index, ['mean', 'lo', 'hi'])
     return pd.concat([ends[['mean']], table.std(axis=1, ddof=1).rename('sd'), ends[['lo', 'hi']], table], axis=1)
 
-# %% ../nbs/34_results.ipynb #64b782ca
+# %% ../nbs/34_results.ipynb #7e30dbf7
 @patch
 def noise_ceiling(self:BenchmarkResults,
     **options,      # of `gains`
@@ -137,9 +139,10 @@ def noise_ceiling(self:BenchmarkResults,
 def why_no_agreement(self:BenchmarkResults):
     "Why scores cannot be compared with gains, a sentence, or ''."
     if len(self.keys) < 3: return f'Pairs can be ranked from three tasks up, and there are {len(self.keys)}.'
-    lack = [self.name(*pair) for s in self.seeds for pair in permutations(self.keys, 2) if self.name(*pair) not in self.candidates('test', s).index]
-    if lack: return f"Scores are compared with the gains of all pairs, and {len(set(lack))} pair{'s'*(len(set(lack)) > 1)} {'were' if len(set(lack)) > 1 else 'was'} not trained with every seed: {', '.join(sorted(set(lack))[:6])}."
-    return ''
+    there = set.intersection(*(set(self._plain('test', s)) for s in self.seeds))
+    lack  = [n for pair in combinations(self.keys, 2) if (n := self.name(*pair)) not in there]
+    if not lack: return ''
+    return f"Scores are compared with the gains of all pairs, and {len(lack)} pair{'s were' if len(lack) > 1 else ' was'} not trained with every seed: {', '.join(lack[:6])}{', …'*(len(lack) > 6)}."
 
 # %% ../nbs/34_results.ipynb #82db56d8
 @patch
@@ -222,17 +225,22 @@ def label(self:BenchmarkResults,
     full = self.setup.get('scores', {}).get(score, {}).get('label', '')
     return f'{score}, {full}' if full else score
 
-# %% ../nbs/34_results.ipynb #1e167c13
+# %% ../nbs/34_results.ipynb #f1ea165a
 @patch
 def recommend(self:BenchmarkResults,
-    budgets:list=None,     # highest costs in SNT; None: all that can be told apart, up to a network for each task
-    objective='relative',  # what is minimised: 'relative' or 'sum' of losses, or an `Objective`
+    budgets:list|float=None, # highest costs in SNT, or a single one; None: up to a network for each task
+    objective:str|Objective='relative', # what is minimised: 'relative' or 'sum' of losses, or an `Objective`
     predicted:bool=True,   # whether groups that were not trained may be recommended
 )->pd.DataFrame:           # a row a budget, as of `recommendation.recommend`, and `train`: the command for what is not trained yet
     "Which networks to train for each budget, what they gain on test data, and how sure that is; ValueError as `select_for`."
-    val, test = ({s: self.candidates(split, s) for s in self.seeds} for split in ('val', 'test'))
-    table = recommendation.recommend(val, test, budgets, objective, predicted)
-    return table.assign(train=[self.train_command(p) if p else '' for p in table.predicted])
+    if budgets is not None: budgets = [*budgets] if np.iterable(budgets) else [budgets]
+    key = (budgets and tuple(budgets), objective, predicted)
+    if not (simple := isinstance(objective, str)) or key not in self._made:
+        val, test = ({s: self.candidates(split, s) for s in self.seeds} for split in ('val', 'test'))
+        table = recommendation.recommend(val, test, budgets, objective, predicted)
+        table = table.assign(train=[self.train_command(p) if p else '' for p in table.predicted])
+        if simple: self._made[key] = table
+    return (self._made[key] if simple else table).copy()
 
 @patch
 def prediction_errors(self:BenchmarkResults)->pd.DataFrame: # as of `recommendation.prediction_errors`

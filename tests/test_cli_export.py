@@ -8,7 +8,7 @@ def trained(call_in, tiny_rooms, tmp_path_factory):
     "A campaign on D and E: read only."
     folder = tmp_path_factory.mktemp('export')
     told = call_in(folder, 'train', tiny_rooms, '--out', 'run', '--tasks', 'DE', '--seeds', '0,1',
-                   '--model', 'small', '--epochs', 1, '--batch', 16, '--processes', 1)
+                   '--model', 'small', '--size', 32, '--epochs', 1, '--batch', 16, '--processes', 1)
     assert told.returncode == 0
     return folder/'run'
 
@@ -21,8 +21,8 @@ def test_a_predictor_is_written_and_told_about(program, trained, tmp_path):
     starts = [l.split('  ')[0] for l in lines]
     assert all(w in starts for w in ('D', 'E', 'predictor', 'predictor.pt2', 'part of it', 'all in one', 'single tasks'))
     assert lines[-4:-1] == ['The predictor is in it', 'import torch', "predictor = torch.export.load('it/predictor.pt2').module()"]
-    found = torch.export.load(tmp_path/'it/predictor.pt2').module()(torch.rand(2, 3, 64, 64))
-    assert {k: tuple(v.shape) for k, v in found.items()} == dict(D=(2, 1, 64, 64), E=(2, 1, 64, 64))
+    found = torch.export.load(tmp_path/'it/predictor.pt2').module()(torch.rand(2, 3, 32, 32))
+    assert {k: tuple(v.shape) for k, v in found.items()} == dict(D=(2, 1, 32, 32), E=(2, 1, 32, 32))
 
 def test_json(call, trained, tmp_path):
     told = call('export', trained, '--networks', 'DE', '--seed', 1, '--out', 'it', '--device', 'cpu', '--batch', 2, '--json')

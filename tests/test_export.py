@@ -217,6 +217,24 @@ def test_a_program_that_differs_is_not_written(folder, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="task 'D': the exported predictor differs by 0.1 from the networks"): export(folder, 1, tmp_path/'it', clock=clock)
     assert [*tmp_path.iterdir()] == []
 
+def test_an_earlier_export_stays_where_the_new_one_fails(folder, exported, tmp_path, monkeypatch):
+    out = shutil.copytree(exported.folder, tmp_path/'it')
+    for name in ('save_predictor', '_readme'):
+        def fail(*args): raise OSError('the disk is full')
+        with monkeypatch.context() as m:
+            m.setattr(exports, name, fail)
+            with pytest.raises(OSError, match='the disk is full'): export(folder, 1, out, clock=clock)
+    rename = Path.rename
+    def refuse(self, to):
+        if self.suffix == '.part': raise OSError('it cannot be renamed')
+        return rename(self, to)
+    monkeypatch.setattr(Path, 'rename', refuse)
+    monkeypatch.setattr(exports, 'save_predictor', lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt): export(folder, 1, out, clock=clock)
+    with pytest.raises(OSError, match='it cannot be renamed'):
+        with exports._whole(out): pass
+    assert {p.name: p.read_bytes() for p in out.iterdir()} == {p.name: p.read_bytes() for p in exported.folder.iterdir()} and [*tmp_path.iterdir()] == [out]
+
 def test_no_room(folder, tmp_path):
     (tmp_path/'file').touch()
     with pytest.raises(OSError, match='file'): export(folder, 1, tmp_path/'file'/'it', clock=clock)

@@ -4,6 +4,7 @@ import math
 import numpy as np, pandas as pd, pytest, torch
 from torch import nn
 
+from its_a_match import benchmark
 from its_a_match.affinity import GradientProbe, score_run
 from its_a_match.archive import fingerprint, states
 from its_a_match.assignment import load_network, open_data
@@ -306,3 +307,14 @@ def test_options_that_are_lists_are_kept(tmp_path):
     how = dict(model=EncoderModel(perceptron, (6,)), recipe=RECIPE, tasks=TASKS, processes=1, progress=False, options=dict(mean=[1, 2, 3, 4, 5, 6.], std=2))
     run(plan(TASKS, sizes=1, orders=1), splits((6,)), tmp_path, **how)
     assert load_network(tmp_path, 'sum', model=how['model']).mean.flatten().tolist() == [1, 2, 3, 4, 5, 6]
+
+@pytest.mark.parametrize('shape', SHAPES.values(), ids=SHAPES)
+def test_one_call(shape, tmp_path):
+    "From items to a recommendation, and from there on."
+    made = perceptron if len(shape) == 1 else encoder
+    how  = dict(tasks=TASKS[:2], encoder=made, recipe=RECIPE, seeds=[0], scores='RSA', processes=1, device='cpu', report=False, progress=False, say=lambda sentence: None)
+    results = benchmark(splits(shape), tmp_path, **how)
+    assert results.keys == ['kind', 'sum'] and list(results.recommend().budget) and results.setup['data']['shape'] == list(shape)
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob('network.json')}
+    assert len(before) == 3 and str(benchmark(splits(shape), tmp_path, **how)) == str(results)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob('network.json')}

@@ -18,7 +18,7 @@ OUT = Path(__file__).resolve().parents[1]
 def train(out, data):
     "The networks of single tasks, of pairs and of all tasks, and those with an injected label."
     jobs = pd.concat([plan(sizes=1, orders=[1, 2], injections=True), named(['SDNKE'])])
-    run(jobs, data, out, probes={'gradients': GradientProbe})
+    run(jobs, data, out, probes={'gradients': GradientProbe}, model='wide', recipe='quick')
 
 def tables(out, data):
     "All scores, those of gradients also by the one network of all tasks, and what they cost."
