@@ -7,7 +7,7 @@ __all__ = ['MANY', 'WORDS', 'ONE_SEED', 'mean_candidates', 'with_predicted', 'ga
            'choose', 'held_out', 'prediction_errors', 'in_words', 'told_gain', 'shown_cost', 'shown_networks',
            'verdict', 'recommend', 'best_row', 'headline']
 
-# %% ../nbs/34_recommendation.ipynb #4735867a
+# %% ../nbs/34_recommendation.ipynb #34570526
 from collections.abc import Iterable
 from fractions import Fraction
 from itertools import combinations
@@ -17,7 +17,7 @@ import pandas as pd
 from scipy import stats
 
 from .candidates import Objective, check_candidates, higher_order
-from .selection import Selection, select_for, select_networks
+from .selection import select_for, select_networks
 from .tasks import display_name, network_name, parse_network
 
 # %% ../nbs/34_recommendation.ipynb #8f7a8aab
@@ -50,7 +50,7 @@ def with_predicted(
     more = higher_order(table.loc[_pairs(tasks)], 4 if len(tasks) > MANY else None, cost=1.)
     return pd.concat([table, more[~more.index.isin(table.index)]])
 
-# %% ../nbs/34_recommendation.ipynb #0995a96f
+# %% ../nbs/34_recommendation.ipynb #15a1a505
 def _singles(tasks): return {t: network_name([t], columns=tasks) for t in tasks}
 
 def _loss(table, name, task):
@@ -70,8 +70,8 @@ def gain_over(
     tasks, gains = list(candidates.columns.drop('cost')), []
     for t, name in (beside or _singles(tasks)).items():
         if name not in candidates.index: raise ValueError(f'the gain on task {t!r} needs the network {name!r}, which is not among the candidates')
-        if not candidates.at[name, t] > 0: raise ValueError(f'network {name!r}: its loss on task {t!r} is {candidates.at[name, t]:g}, and a gain in percent needs one above 0')
-        gains.append(1 - _loss(candidates, solves[t], t)/candidates.at[name, t])
+        if not (loss := candidates.at[name, t]) > 0: raise ValueError(f'network {name!r}: its loss on task {t!r} is {loss:g}, and a gain in percent needs one above 0')
+        gains.append(1 - _loss(candidates, solves[t], t)/loss)
     return 100*float(np.mean(gains))
 
 # %% ../nbs/34_recommendation.ipynb #ebea2232
@@ -249,11 +249,12 @@ def recommend(
     rows.insert(0, 'budget', [float(b) for b in budgets])
     return rows.assign(verdict=[verdict(r, table.shape[1] - 1) for r in rows.itertuples()])
 
-# %% ../nbs/34_recommendation.ipynb #2d256e46
+# %% ../nbs/34_recommendation.ipynb #8411dc09
 def best_row(
     table:pd.DataFrame, # of `recommend`
 )->int:                 # its place, from 0
-    "The row of the headline: the cheapest gain beyond chance within a standard error of the best, else the cheapest that cannot be told from single-task networks, else the best."
+    """The row of the headline: the cheapest gain beyond chance within a standard error of the best, else the cheapest that cannot be told from
+    single-task networks, else the best."""
     sure = table[(table.gain_single_lo > 0) & ~table.solo]
     even = table[(table.gain_single_lo <= 0) & (table.gain_single_hi >= 0)]
     best = (sure if len(sure) else table).gain_single.idxmax()
@@ -271,7 +272,8 @@ def headline(
     if row.solo: return f'Train each task alone: no grouping was better on the validation data.{_cheaper(table, T)}'
     if not row.gain_single_lo <= 0 <= row.gain_single_hi: return f'With a budget of {row.budget:g}, train {row.verdict}.'
     if row.cost > T - 1e-9: return f'{row.verdict[:1].upper()}{row.verdict[1:]}.'
-    return (f'No grouping is distinguishable from the {in_words(T)} single-task networks. The cheapest that cannot be told from them is {_serving(row)}, for a budget of {row.budget:g}: '
+    return (f'No grouping is distinguishable from the {in_words(T)} single-task networks. '
+            f'The cheapest that cannot be told from them is {_serving(row)}, for a budget of {row.budget:g}: '
             f"{'predicted '*bool(row.predicted)}{told}, {shown_cost(row.cost, T)}{_beside_all(row)}.")
 
 def _cheaper(table, T):

@@ -118,7 +118,7 @@ def _page(title, body, links=()):
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>{escape(title)}</title><style>{STYLE}</style></head>\n<body><main>{nav}{body}</main></body></html>\n')
 
-# %% ../nbs/33_report.ipynb #e4c6459e
+# %% ../nbs/33_report.ipynb #04b66243
 def write_page(
     notebooks:list,    # executed notebooks
     path:str|Path,     # HTML file to write
@@ -132,7 +132,7 @@ def write_page(
     front = nbformat.v4.new_markdown_cell(f'# {title}' + f'\n\n{_contents(cells)}'*contents)
     page  = nbformat.v4.new_notebook(cells=[front, *cells])
     exporter = HTMLExporter(template_name='basic', exclude_input=True, exclude_input_prompt=True, exclude_output_prompt=True)
-    body = re.sub(r'<style scoped>.*?</style>', '', exporter.from_notebook_node(page)[0], flags=re.S)  # pandas' own, for all tables of a page
+    body = re.sub(r'<style scoped.*?</style>', '', exporter.from_notebook_node(page)[0], flags=re.S)  # pandas' own, for all tables of a page
     write(path, _page(title, body, links))
     return Path(path)
 

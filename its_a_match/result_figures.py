@@ -57,7 +57,7 @@ def draw_groupings(
     for ax, r in zip(axs.flat, rows): draw_grouping(r, ax)
     return fig
 
-# %% ../nbs/35_result_figures.ipynb #72d2bc1f
+# %% ../nbs/35_result_figures.ipynb #88895bae
 def budget_curves(
     results:BenchmarkResults,
     table:pd.DataFrame,  # of `recommend`
@@ -67,7 +67,8 @@ def budget_curves(
     mean, curves = results.candidates('val'), {'recommended': [(r.gain_single, r.gain_single_hi) for r in table.itertuples()]}
     if table.held_out.notna().any(): curves['chosen on other seeds'] = [(r.held_out, r.held_out_hi) for r in table.itertuples()]
     def gained(solves): return mean_interval(gain_over(solves, t) for t in test.values())[::2]
-    curves['single-task networks'] = [gained(all_single(mean, b, objective='relative').solves) if b >= _least_single(mean) - 1e-9 else (np.nan,)*2 for b in table.budget]
+    curves['single-task networks'] = [gained(all_single(mean, b, objective='relative').solves) if b >= _least_single(mean) - 1e-9 else (np.nan,)*2
+                                      for b in table.budget]
     if (one := results.name(*results.keys)) in mean.index and len(results.keys) > 1:
         curves['all-in-one network'] = [gained(dict.fromkeys(results.keys, one)) if b >= mean.cost[one] - 1e-9 else (np.nan,)*2 for b in table.budget]
     gains = pd.DataFrame({k: [m for m, _ in v] for k, v in curves.items()}, table.budget).T
@@ -158,7 +159,7 @@ def draw_agreement(
     ax.set(xlim=(-1.05, 1.05), xlabel="Spearman's correlation with the gains")
     return fig
 
-# %% ../nbs/35_result_figures.ipynb #5082a6a5
+# %% ../nbs/35_result_figures.ipynb #9f1f6ac3
 def draw_costs(
     results:BenchmarkResults,
     table:pd.DataFrame,       # of `agreement`
@@ -184,5 +185,6 @@ def draw_regret(
     fig, ax = plt.subplots(figsize=(6.4, 2.8))
     curves = table.pivot(index='score', columns='budget', values='regret').reindex(table.score.unique())
     curves.loc['random groups'] = table.assign(gap=table.random - table.optimum).groupby('budget').gap.first()
-    tradeoff(100*curves/T, ax, xlabel='budget (1: one full-size network)', ylabel='regret (%)', looks={'random groups': dict(color='grey', marker='', linestyle=':')})
+    tradeoff(100*curves/T, ax, xlabel='budget (1: one full-size network)', ylabel='regret (%)',
+             looks={'random groups': dict(color='grey', marker='', linestyle=':')})
     return fig

@@ -28,7 +28,7 @@ def counted(n:int, what:str)->str: # 'three seeds'
     "A number of things."
     return f"{in_words(n)} {what}{'s'*(n != 1)}"
 
-# %% ../nbs/35_sentences.ipynb #e39d15f5
+# %% ../nbs/35_sentences.ipynb #c177bfd5
 def tell_gains(
     results:BenchmarkResults,
 )->str:
@@ -44,10 +44,10 @@ def tell_gains(
         if whole and len(mean) > 2: parts.append(f"{listed(whole)} {what if len(whole) > 1 else what + 's'} beside every partner.")
     if len(results.seeds) < 2: return ' '.join([*parts, 'One seed does not show how much of this is chance.'])
     sure = [(table.lo > 0).sum(), (table.hi < 0).sum()]
-    return ' '.join([*parts, f"The interval over seeds is above zero for {sure[0]} and below it for {sure[1]}; the standard deviation from seed to seed is {100*table.sd.median():.1f} "
-                     'percentage points for the median pair.'])
+    return ' '.join([*parts, f'The interval over seeds is above zero for {sure[0]} and below it for {sure[1]}; the standard deviation from seed to seed is '
+                             f'{100*table.sd.median():.1f} percentage points for the median pair.'])
 
-# %% ../nbs/35_sentences.ipynb #1f81ff42
+# %% ../nbs/35_sentences.ipynb #73007f02
 def tell_ceiling(
     results:BenchmarkResults,
 )->str:
@@ -56,11 +56,11 @@ def tell_ceiling(
     table = results.noise_ceiling()
     if not len(table): return results.why_no_agreement()
     pooled, centred = table.loc['pooled'], table.loc['centred']
-    return (f"Between seeds the gains of all pairs correlate at {pooled.mean_r:.2f} on average, and at {centred.mean_r:.2f} within targets, when each target's own mean is taken off. "
-            f"So no score can be expected to correlate with the mean gains beyond {pooled.ceiling:.2f}, or {centred.ceiling:.2f} within targets. A symmetric score, which says the same of both "
-            f"tasks of a pair, cannot reach more than {pooled.symmetric:.2f} and {centred.symmetric:.2f} even of what was measured.")
+    return (f"Between seeds the gains of all pairs correlate at {pooled.mean_r:.2f} on average, and at {centred.mean_r:.2f} within targets, when each "
+            f"target's own mean is taken off. So no score can be expected to correlate with the mean gains beyond {pooled.ceiling:.2f}, or {centred.ceiling:.2f} "
+            f"within targets. A symmetric score, which says the same of both tasks of a pair, cannot reach more than {pooled.symmetric:.2f} and {centred.symmetric:.2f} even of what was measured.")
 
-# %% ../nbs/35_sentences.ipynb #23254ea1
+# %% ../nbs/35_sentences.ipynb #268775be
 def tell_verdicts(
     table:pd.DataFrame,  # of `BenchmarkResults.recommend`
     beside:pd.DataFrame=None, # another one; only budgets with other networks are told
@@ -71,7 +71,8 @@ def tell_verdicts(
         if (r.budget, r.networks) not in known: lines.setdefault(r.verdict.removesuffix(ONE_SEED), []).append(r.budget)
     budgets = lambda of: ' to '.join(f'{b:g}' for b in dict.fromkeys((of[0], of[-1])))
     told = [f'- **Budget {budgets(of)}.** {v[:1].upper() + v[1:] if v.startswith("no ") else v}.' for v, of in lines.items()]
-    if beside is None and table.verdict.str.endswith(ONE_SEED).any(): told.append('\nAll of this is from a single seed; a second one is needed to tell a gain from chance (`--seeds 0,1,2`).')
+    if beside is None and table.verdict.str.endswith(ONE_SEED).any():
+        told.append('\nAll of this is from a single seed; a second one is needed to tell a gain from chance (`--seeds 0,1,2`).')
     return '\n'.join(told)
 
 def tell_predictions(
@@ -84,17 +85,19 @@ def tell_predictions(
     told = 'Networks with a star were not trained: they are predicted from pairs, by the mean of what a task loses with each partner alone.'
     if not len(errors): return f'{told} No larger group was trained that could tell how good such predictions are here.'
     name, (foretold, measured) = errors.index[0], errors.iloc[0]
-    if len(errors) == 1: return f'{told} How good is that? For {name}, which was trained, pairs predict a gain of {foretold:+.1f} % over the single-task networks, and it came to {measured:+.1f} %.'
+    if len(errors) == 1: return (f'{told} How good is that? For {name}, which was trained, pairs predict a gain of {foretold:+.1f} % over the single-task '
+                                 f'networks, and it came to {measured:+.1f} %.')
     off = errors.predicted - errors.measured
-    return f'{told} How good is that? For {len(errors)} larger groups that were trained, predicted gains are off by {off.mean():+.1f} percentage points on average, {off.abs().max():.1f} at most.'
+    return (f'{told} How good is that? For {len(errors)} larger groups that were trained, predicted gains are off by {off.mean():+.1f} percentage points '
+            f'on average, {off.abs().max():.1f} at most.')
 
 def tell_held_out(
     table:pd.DataFrame,  # of `BenchmarkResults.recommend`, from three seeds up
 )->str:
     "What choosing is worth without the luck of having chosen."
     each = [f'{r.held_out:+.1f} % for budget {r.budget:g}' for r in table.drop_duplicates('held_out').itertuples() if not np.isnan(r.held_out)]
-    return ('Whoever picks the best of many picks luck as well. So the choice was also made without each seed in turn, from the losses of the others, and scored on that seed: '
-            f'over the single-task networks this gains {listed(each, most=20)}.')
+    return ('Whoever picks the best of many picks luck as well. So the choice was also made without each seed in turn, from the losses of the others, '
+            f'and scored on that seed: over the single-task networks this gains {listed(each, most=20)}.')
 
 # %% ../nbs/35_sentences.ipynb #a2073197
 def _better(table, p, value):
@@ -120,7 +123,7 @@ def tell_agreement(
     if smallest >= .05: parts.append(f'With {counted(len(results.keys), "task")} no p can be below {smallest:.2f}, so chance cannot be ruled out for any score.')
     return ' '.join([*parts, *left.values()])
 
-# %% ../nbs/35_sentences.ipynb #74f1b63c
+# %% ../nbs/35_sentences.ipynb #ca2c45ad
 def tell_regret(
     table:pd.DataFrame, # of `BenchmarkResults.regret`
     T:int,              # number of tasks
@@ -129,8 +132,8 @@ def tell_regret(
     if not len(table): return 'What choosing by a score costs beside the best groups can only be said where every group of tasks was trained (`--preset full`).'
     mean   = (100*table.groupby('score', sort=False).regret.mean()/T).sort_values()
     random = 100*(table.random - table.optimum).groupby(table.budget).first().mean()/T
-    return (f'On average over budgets {mean.index[0]} loses least beside the best groups, {mean.iloc[0]:.1f} % of the single-task losses, and {mean.index[-1]} most, {mean.iloc[-1]:.1f} %; '
-            f'groups drawn at random lose {random:.1f} %.')
+    return (f'On average over budgets {mean.index[0]} loses least beside the best groups, {mean.iloc[0]:.1f} % of the single-task losses, '
+            f'and {mean.index[-1]} most, {mean.iloc[-1]:.1f} %; groups drawn at random lose {random:.1f} %.')
 
 def tell_costs(
     results:BenchmarkResults,

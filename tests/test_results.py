@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest
 from scipy import stats
 
 from its_a_match.evaluation import agreement, noise_ceiling, pairwise_gains
-from its_a_match.recommendation import best_row, choose, gain_over, headline, held_out, mean_candidates, mean_interval, recommend, told_gain, usual_budgets, with_predicted
+from its_a_match.recommendation import best_row, headline, held_out, mean_candidates, mean_interval, recommend, told_gain, usual_budgets, with_predicted
 from its_a_match.results import BenchmarkResults
 from its_a_match.sentences import counted, listed, shown_time, tell_agreement, tell_ceiling, tell_costs, tell_gains, tell_predictions, tell_regret, tell_verdicts
 from its_a_match.tasks import network_name
