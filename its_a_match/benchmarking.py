@@ -194,7 +194,7 @@ class EncoderModel:
         "A network; ValueError as `build`."
         return build(self.encoder, tasks, size, injected, channels=self.shape[0], side=self.shape[1:] or None, **options)
 
-# %% ../nbs/40_benchmark.ipynb #45bb139d
+# %% ../nbs/40_benchmark.ipynb #a5690a93
 @dataclass
 class Prospect:
     "What a benchmark will train, and how long it is estimated to take."
@@ -221,7 +221,7 @@ def _definite(data, preset, tasks, seeds, scores, recipe, model, encoder, option
     p, scores = PRESETS[preset], [*get_scores(scores)]
     shape = tuple(np.shape(next(iter(data['train']))[0])) if isinstance(data, dict) and 'train' in data else (3, 1, 1)
     tasks = get_tasks(tasks if tasks is not None else getattr(data['train'], 'tasks', TASKONOMY) if isinstance(data, dict) and 'train' in data else TASKONOMY)
-    recipe = get_recipe(p.recipe if recipe is None else recipe, **{'flip': False} if recipe is None and shape[0] != 3 or len(shape) != 3 else {})
+    recipe = get_recipe(p.recipe if recipe is None else recipe, **{'flip': False} if recipe is None and (len(shape) != 3 or shape[0] != 3) else {})
     model = EncoderModel(encoder, shape) if encoder is not None else DEFAULT_MODEL if model is None else model
     parts = tuple(x for x in p.parts if x != 'injected' or 'LI' in scores)
     return _Choice(p, tasks, tuple(p.seeds if seeds is None else whole_numbers('seed', seeds, 0)), scores, recipe, model, options or {}, parts)

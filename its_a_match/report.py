@@ -150,12 +150,13 @@ def run_study(
         executed.append(execute(notebook, out=str(Path(out).resolve())))
     return write_page(executed, Path(out)/'report.html', 'Which tasks should be learned together?')
 
-# %% ../nbs/33_report.ipynb #b1d7360c
+# %% ../nbs/33_report.ipynb #900cd2e7
 def write_benchmark_report(
     run:str|Path,  # folder of a benchmark, or its results
     title:str='Which tasks should be learned together?',
 )->Path:           # RUN/report.html
-    "The page of a benchmark, and in its folder `results` the tables and `figures` it shows; ValueError names a file that is missing or damaged, OSError what cannot be written."
+    """The page of a benchmark, and in its folder `results` the tables and `figures` it shows; ValueError names a file that is missing or damaged,
+    OSError what cannot be written."""
     from its_a_match.results import BenchmarkResults  # here, because it comes later
     folder = BenchmarkResults(run).folder.resolve()
     (folder/'figures').mkdir(exist_ok=True)

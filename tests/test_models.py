@@ -58,7 +58,8 @@ def test_a_label_of_an_image_takes_the_mean_of_the_code(task, shape):
 
 def test_heads_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="there is no style 'large' of heads"): head_for(TASKONOMY[0], (8, 4, 4), style='large')
-    with pytest.raises(ValueError, match='the small decoder enlarges a code 16 times, and one of 8 × 8 from 64 × 64'): head_for(TASKONOMY[0], (8, 8, 8), style='small')
+    with pytest.raises(ValueError, match='the small decoder enlarges a code 16 times at most, and one of 2 × 2 from 64 × 64'): head_for(TASKONOMY[0], (8, 2, 2), style='small')
+    assert head_for(TASKONOMY[0], (8, 8, 8), style='small')(torch.zeros(1, 8, 8, 8)).shape == (1, 18, 64, 64)
 
 # outputs
 
@@ -218,7 +219,7 @@ def test_a_function_may_make_the_network():
     assert a.tasks == ('S', 'D') and a.injected == TASKONOMY[3] and a.encoder.conv.out_channels == 7 and same(state(a), state(b))
 
 @pytest.mark.parametrize('model,options,said', [
-    ('magic', {}, "there is no model 'magic': choose small, wide, xception17, resnet18, timm:NAME"), (7, {}, 'there is no model 7'),
+    ('magic', {}, "there is no model 'magic': choose small, wide, fine, xception17, resnet18, timm:NAME"), (7, {}, 'there is no model 7'),
     (lambda tasks, size, injected: 'net', {}, 'the model gives a str, not a MultiTaskNet'),
     (lambda tasks, size, injected: MultiTaskNet(nn.Identity(), {'E': nn.Identity()}), {}, 'the model has the tasks E, not D'),
     ('wide', dict(size=9), 'size is 9'), ('wide', dict(depth=3), "depth"), ('xception17', dict(width=2), 'width'),
