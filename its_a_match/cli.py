@@ -98,7 +98,7 @@ def select(
     higher_is_better: Annotated[list[str], _how(metavar='TASK', help='A task whose column is no loss but an accuracy, say; its values count with a minus. Repeat for more tasks.')] = [],
     decoder_cost: Annotated[float, _how(metavar='COST', help='Of one decoder, paid once for each task.', min=0)] = 0.,
     json: Annotated[bool, typer.Option('--json', help='Print JSON for programs.')] = False,
-):
+)->None:
     "Choose the networks that solve all tasks best within a budget."
     from its_a_match.selection import select_for
     if (budget is None) == (budgets is None): raise typer.BadParameter('give one of --budget and --budgets', param_hint='--budget')
@@ -124,7 +124,7 @@ HEADLINES = {'which_tasks_table_7_compared': ('Total test loss under each budget
 def study(
     out: Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')] = Path('out'),
     only: Annotated[list[str], typer.Option(metavar='NUMBER', help="80 for It's a Match!, 81 for Which tasks, 84 for Rooms. By default 80 and 81.")] = [],
-):
+)->None:
     "Regenerate every table and figure of the papers from their published numbers, and write a report."
     from its_a_match.report import run_study
     console = screen()
@@ -159,7 +159,7 @@ def render(
     seed: Annotated[int, typer.Option(metavar='N', help='Another seed, other buildings.', min=0)] = 0,
     out: Annotated[Path, typer.Option(help='Folder to write. By default one in your cache, whose path is printed.', show_default=False)] = None,
     processes: _Processes = None,
-):
+)->None:
     "Render Rooms, indoor scenes with every label, as a data set; interrupted, the same command goes on."
     from its_a_match.rooms import render_rooms
     try:
@@ -211,7 +211,7 @@ def check(
     csv: Annotated[Path, typer.Option(metavar='CSV', help='File for the findings. By default DATA_check.csv in the current folder.', show_default=False)] = None,
     quarantine: Annotated[Path, typer.Option(metavar='LIST', help='CSV file for the views with something wrong, for the option --leave-out of other commands.')] = None,
     processes: _Processes = None,
-):
+)->None:
     "Read every file of a data set and list what is wrong; exit status 1 if anything is."
     from its_a_match.check import check_data, quarantine as views_of, summary
     csv, list_file = _outside('--csv', csv or _beside(data, '_check.csv'), data), quarantine and _outside('--quarantine', quarantine, data)
@@ -236,7 +236,7 @@ def show(
     seed: Annotated[int, typer.Option(metavar='N', help='Another seed, other views.', min=0)] = 0,
     leave_out: Annotated[Path, typer.Option(metavar='LIST', help='Views not to draw: the list that check --quarantine wrote.', show_default=False)] = None,
     out: Annotated[Path, typer.Option(help='The picture: .png, .pdf or .svg. By default DATA_views.png in the current folder.', show_default=False)] = None,
-):
+)->None:
     "Draw some views of a data set with all their labels."
     from its_a_match.gallery import save_grid
     out = _outside('--out', out or _beside(data, '_views.png'), data)
@@ -248,14 +248,14 @@ def label(
     tasks: Annotated[str, typer.Option(metavar='TASKS', help='keypoints2d, edge_texture or both.')] = 'keypoints2d,edge_texture',
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace labels that are there and differ.')] = False,
     processes: _Processes = None,
-):
+)->None:
     "Add the labels that follow from the images, edges and keypoints, to a data set."
     from its_a_match.labels import add_labels
     with _progress('images') as progress: written = add_labels(data, [t.name for t in option_tasks(tasks)], processes, overwrite, progress)
     screen().print(f"{written:,} label files were written into {data}")
 
 # %% ../nbs/41_cli.ipynb #67365cfb
-def main():
+def main()->None:
     "The program `its_a_match`; where the terminal can't show a sign, ½ say, it shows a question mark."
     for stream in (sys.stdout, sys.stderr): stream.reconfigure(errors='replace')
     app()

@@ -64,7 +64,7 @@ def _from_pairs(table, group, task):
 def gain_over(
     solves:dict,             # task -> the network that serves it
     candidates:pd.DataFrame, # of one seed, test losses for example
-    beside:dict=None,        # task -> the network it is compared with; None: the task's full-size single-task network
+    beside:dict|None=None,        # task -> the network it is compared with; None: the task's full-size single-task network
 )->float:                    # percent, mean over tasks; above 0: lower losses
     "By how much the losses are lower; ValueError names a network that is missing, or whose loss is not above 0."
     tasks, gains = list(candidates.columns.drop('cost')), []
@@ -102,7 +102,7 @@ def _least(candidates):
 # %% ../nbs/34_recommendation.ipynb #36b5b20a
 def choose(
     val:dict,             # {seed: candidates}, validation losses
-    budgets:list=None,    # highest costs; None: `usual_budgets`
+    budgets:list|None=None,    # highest costs; None: `usual_budgets`
     objective:str|Objective='relative', # what is minimised, as for `select_for`
     predicted:bool=True,  # whether groups that were not trained count
 )->list:                  # a `Selection` per budget
@@ -232,7 +232,7 @@ def _row(chosen, test, names, held):
 def recommend(
     val:dict,              # {seed: candidates}, validation losses, which choose
     test:dict,             # the same networks' test losses, which are reported
-    budgets:list=None,     # highest costs; None: `usual_budgets`
+    budgets:list|None=None,     # highest costs; None: `usual_budgets`
     objective:str|Objective='relative', # what is minimised, as for `select_for`
     predicted:bool=True,   # whether groups that were not trained may be recommended
 )->pd.DataFrame:           # a row a budget; gains in percent of the losses compared with, above 0: lower losses

@@ -27,7 +27,7 @@ from .published import carried
 class Results:
     "Writes tables and figures into a folder and hands them back."
     def __init__(self,
-        out:str|Path=None, # folder, made where it is missing; None: nothing is written
+        out:str|Path|None=None, # folder, made where it is missing; None: nothing is written
     ):
         self.out = Path(out) if out else None
         if self.out: self.out.mkdir(parents=True, exist_ok=True)
@@ -41,9 +41,9 @@ class Results:
         return table
 
     def figure(self,
-        name:str,   # file name without ending
-        fig:Figure, # None: there is nothing to write
-    ):
+        name:str,        # file name without ending
+        fig:Figure|None, # None: there is nothing to write
+    )->None:
         "Writes `fig` to NAME.svg."
         if self.out and fig: fig.savefig(self.out/f'{name}.svg', bbox_inches='tight', metadata=dict(Date=None))
 

@@ -21,7 +21,7 @@ from .selection import all_single
 # %% ../nbs/35_result_figures.ipynb #1c8ed7e1
 def draw_grouping(
     row:tuple,    # of `BenchmarkResults.recommend`, by `itertuples`
-    ax:Axes=None, # axes to draw on; None: those of a new figure
+    ax:Axes|None=None, # axes to draw on; None: those of a new figure
 )->Axes:
     "The networks recommended for one budget, with a star where one is only predicted."
     tasks = [*row.solves]
@@ -107,7 +107,7 @@ def draw_gains(
 def draw_score(
     results:BenchmarkResults,
     name:str,     # short name of a score
-    ax:Axes=None, # axes to draw on; None: those of a new figure
+    ax:Axes|None=None, # axes to draw on; None: those of a new figure
 )->Axes:
     "A heat map of a score, the mean over seeds; rows are partners."
     T, (table, fmt, power) = len(results.keys), _scaled(results.score_table(name))

@@ -155,7 +155,7 @@ def _tell_missing(self:ResultFiles):
 @patch
 def candidates(self:ResultFiles,
     split:str,      # 'val', 'test' or 'early'
-    seed:int=None,  # None: the mean over the seeds, of the networks that all of them have
+    seed:int|None=None,  # None: the mean over the seeds, of the networks that all of them have
 )->pd.DataFrame:    # index `network`, columns `cost` and one per task
     "The losses of the networks to choose from; ValueError for a split or a seed that is not there."
     if seed is None: return mean_candidates({s: self.candidates(split, s) for s in self.seeds})

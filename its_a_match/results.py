@@ -83,7 +83,7 @@ def _ranking(self:BenchmarkResults, seed=None):
 # %% ../nbs/34_results.ipynb #7ec72ea3
 @patch
 def agreement(self:BenchmarkResults,
-    seed:int=None,  # compares this seed's scores with this seed's gains; None: the means over the seeds
+    seed:int|None=None,  # compares this seed's scores with this seed's gains; None: the means over the seeds
     split:str='test', # of the gains
 )->pd.DataFrame:    # as of `evaluation.agreement`; no rows where there is nothing to compare, and attrs['left_out'] {score: sentence}
     "How well each score predicts the measured gains over the full-size single-task networks (*Match*'s question)."
@@ -108,7 +108,7 @@ REGRET = 'score budget networks total optimum random regret share'.split()
 
 @patch
 def regret(self:BenchmarkResults,
-    budgets:list=None, # None: 1, 2, … up to the number of tasks
+    budgets:list|None=None, # None: 1, 2, … up to the number of tasks
 )->pd.DataFrame:       # as of `selection_regret`, losses relative to the single-task networks; without rows where not all groups were trained
     "What choosing groups by each score costs, chosen with validation losses and reported on test losses."
     val, test = self.candidates('val'), self.candidates('test')
@@ -142,7 +142,7 @@ def label(self:BenchmarkResults,
 # %% ../nbs/34_results.ipynb #f1ea165a
 @patch
 def recommend(self:BenchmarkResults,
-    budgets:list|float=None, # highest costs in SNT, or a single one; None: up to a network for each task
+    budgets:list|float|None=None, # highest costs in SNT, or a single one; None: up to a network for each task
     objective:str|Objective='relative', # what is minimised: 'relative' or 'sum' of losses, or an `Objective`
     predicted:bool=True,   # whether groups that were not trained may be recommended
 )->pd.DataFrame:           # a row a budget, as of `recommendation.recommend`, and `train`: the command for what is not trained yet
@@ -187,7 +187,7 @@ SHOWN = dict(networks='train', cost='cost', single='gain over single-task', all=
 
 @patch
 def short(self:BenchmarkResults,
-    table:pd.DataFrame=None, # of `recommend`; None: for the usual budgets
+    table:pd.DataFrame|None=None, # of `recommend`; None: for the usual budgets
 )->pd.DataFrame:             # texts, index `budget`: '3' or '3 to 5' where several come to the same
     "The recommendation as a small table to look at; gains in percent, above 0: lower losses."
     table = self.recommend() if table is None else table

@@ -63,7 +63,7 @@ def tell_ceiling(
 # %% ../nbs/35_sentences.ipynb #268775be
 def tell_verdicts(
     table:pd.DataFrame,  # of `BenchmarkResults.recommend`
-    beside:pd.DataFrame=None, # another one; only budgets with other networks are told
+    beside:pd.DataFrame|None=None, # another one; only budgets with other networks are told
 )->str:                  # a Markdown list
     "What each budget buys."
     lines, known = {}, set() if beside is None else set(zip(beside.budget, beside.networks))

@@ -10,6 +10,7 @@ __all__ = ['PANELS', 'app', 'Data', 'screen', 'headline', 'option_tasks', 'optio
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -120,7 +121,7 @@ def again(
     return shlex.join([*words, *more])
 
 @contextmanager
-def plain_warnings():
+def plain_warnings()->Iterator[None]:
     "Within, a warning is one sentence on standard error, as a failure is, and said once."
     with warnings.catch_warnings():
         warnings.simplefilter('default', UserWarning)
@@ -128,7 +129,7 @@ def plain_warnings():
         yield
 
 @contextmanager
-def resumable():
+def resumable()->Iterator[None]:
     "Within, who stops the program with Ctrl-C is told how to go on."
     try: yield
     except KeyboardInterrupt:

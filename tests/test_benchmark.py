@@ -3,7 +3,7 @@ import json, shutil
 
 import numpy as np, pandas as pd, pytest
 
-from its_a_match.benchmarking import PRESETS, benchmark, prospect
+from its_a_match.benchmarking import PRESETS, benchmark
 from its_a_match.estimate import PARTS, agenda, fitting, hours
 from its_a_match.memory import MemoryDataset
 from its_a_match.recipes import get_recipe
