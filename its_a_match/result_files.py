@@ -118,6 +118,7 @@ class ResultFiles:
         "The name of the network of these tasks."
         return network_name(tasks, size, columns=self.keys)
 
+# %% ../nbs/34_result_files.ipynb #e763f8a6
 @patch
 def _plain(self:ResultFiles, split, seed):
     "The networks that have losses there and see nothing but the image."
@@ -136,6 +137,7 @@ def _complete(self:ResultFiles):
     self._tell_missing()
     return [s for s in whole if kept[s] is None]
 
+# %% ../nbs/34_result_files.ipynb #2c413846
 def _most_losses(names):
     "{seed: None if it counts, else how many networks it has} of {seed: names of networks}, and how many those that count have in common."
     order  = sorted(names, key=lambda s: -len(names[s]))
@@ -143,6 +145,7 @@ def _most_losses(names):
     k = max(range(1, len(order) + 1), key=lambda k: (k*shared[k - 1], k))
     return {s: None if s in order[:k] else len(names[s]) for s in names}, shared[k - 1]
 
+# %% ../nbs/34_result_files.ipynb #b2f7c00e
 @patch
 def _tell_missing(self:ResultFiles):
     "Tells of networks that did not come to an end, and of what there was no time for or no way to."

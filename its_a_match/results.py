@@ -199,6 +199,7 @@ def short(self:BenchmarkResults,
     result = pd.DataFrame([shown(same[0]) for same in rows.values()], pd.Index(budgets, name='budget')).rename(columns=SHOWN)
     return result.loc[:, (result != '').any()]
 
+# %% ../nbs/34_results.ipynb #e4ba5266
 @patch
 def notes(self:BenchmarkResults,
     table:pd.DataFrame, # of `recommend`
@@ -211,6 +212,7 @@ def notes(self:BenchmarkResults,
     units  = f'Costs and budgets count full-size networks. Gains are on test data ({seeds}), above 0: lower losses.'
     return [units, *train, *[f'{legend}.']*bool(legend), *self.told]
 
+# %% ../nbs/34_results.ipynb #66bed3af
 @patch
 def plain(self:BenchmarkResults,
     table:pd.DataFrame, # of `recommend`
@@ -219,6 +221,7 @@ def plain(self:BenchmarkResults,
     text = dict(networks=' '.join, predicted=' '.join, solves=lambda d: ' '.join(f'{t}:{n}' for t, n in d.items()))
     return table.assign(**{c: table[c].map(f) for c, f in text.items()}).set_index('budget')
 
+# %% ../nbs/34_results.ipynb #09d36ef9
 @patch
 def __str__(self:BenchmarkResults)->str:
     table = self.recommend()
@@ -229,6 +232,7 @@ def _repr_html_(self:BenchmarkResults)->str:
     table = self.recommend()
     return f'<p class="headline"><strong>{escape(headline(table))}</strong></p>{self.table_html(table)}{self.notes_html(table)}'
 
+# %% ../nbs/34_results.ipynb #454fe795
 @patch
 def table_html(self:BenchmarkResults,
     table:pd.DataFrame, # of `recommend`
@@ -243,6 +247,7 @@ def table_html(self:BenchmarkResults,
             for i, row in enumerate(shown.to_dict('records'))]
     return f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody><tr>{"</tr><tr>".join(rows)}</tr></tbody></table>'
 
+# %% ../nbs/34_results.ipynb #485f8854
 @patch
 def notes_html(self:BenchmarkResults,
     table:pd.DataFrame, # of `recommend`
