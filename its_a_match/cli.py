@@ -123,13 +123,13 @@ HEADLINES = {'which_tasks_table_7_compared': ('Total test loss under each budget
 @app.command()
 def study(
     out: Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')] = Path('out'),
-    only: Annotated[list[str], typer.Option(metavar='NUMBER', help="80 for It's a Match!, 81 for Which tasks, 84 for Rooms. By default 80 and 81.")] = [],
+    only: Annotated[list[str], typer.Option(metavar='NUMBER', help="80 for It's a Match!, 81 for Which tasks, 84 for Rooms. By default all of them.")] = [],
 )->None:
-    "Regenerate every table and figure of the papers from their published numbers, and write a report."
-    from its_a_match.report import run_study
+    "Regenerate every table and figure of the papers, and of our own study of them on Rooms, from committed numbers, and write a report."
+    from its_a_match.report import STUDIES, run_study
     console = screen()
     with console.status('') as status:
-        page = run_study(out, only or ('80', '81'), lambda name: status.update(f'running {name}'))
+        page = run_study(out, only or STUDIES, lambda name: status.update(f'running {name}'))
     for name, (title, columns) in HEADLINES.items():
         if (out/f'{name}.csv').exists(): console.print(headline(title, pd.read_csv(out/f'{name}.csv')[columns or slice(None)]), '')
     console.print(f"{len(list(out.glob('*.csv')))} tables and {len(list(out.glob('*.svg')))} figures are in {out}. The report:")
