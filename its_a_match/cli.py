@@ -125,7 +125,7 @@ def study(
     out: Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')] = Path('out'),
     only: Annotated[list[str], typer.Option(metavar='NUMBER', help="80 for It's a Match!, 81 for Which tasks, 84 for Rooms. By default all of them.")] = [],
 )->None:
-    "Regenerate every table and figure of the papers, and of our own study of them on Rooms, from committed numbers, and write a report."
+    "Regenerate every table and figure of the papers and of our study on Rooms from committed numbers, and write a report."
     from its_a_match.report import STUDIES, run_study
     console = screen()
     with console.status('') as status:

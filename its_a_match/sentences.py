@@ -132,7 +132,9 @@ def tell_regret(
     if not len(table): return 'What choosing by a score costs beside the best groups can only be said where every group of tasks was trained (`--preset full`).'
     mean   = (100*table.groupby('score', sort=False).regret.mean()/T).sort_values()
     random = 100*(table.random - table.optimum).groupby(table.budget).first().mean()/T
-    return (f'On average over budgets {mean.index[0]} loses least beside the best groups, {mean.iloc[0]:.1f} % of the single-task losses, '
+    best   = [*mean.index[np.isclose(mean, mean.iloc[0])]]  # several scores may choose the same groups
+    if len(best) == len(mean): return f'On average over budgets groups chosen by {listed(best)} lose {mean.iloc[0]:.1f} % of the single-task losses beside the best; groups drawn at random {random:.1f} %.'
+    return (f"On average over budgets {listed(best)} lose{'s'*(len(best) == 1)} least beside the best groups, {mean.iloc[0]:.1f} % of the single-task losses, "
             f'and {mean.index[-1]} most, {mean.iloc[-1]:.1f} %; groups drawn at random lose {random:.1f} %.')
 
 def tell_costs(

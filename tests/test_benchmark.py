@@ -42,14 +42,14 @@ def test_results_can_be_sent_to_somebody(benchmarked, tiny_rooms):
     texts = [p.read_text(encoding='utf-8') for p in (benchmarked/'results').iterdir() if p.suffix in ('.csv', '.json')]
     assert not any(str(place) in t for t in texts for place in (benchmarked, tiny_rooms, tiny_rooms.parent))
     setup = json.loads((benchmarked/'results'/'setup.json').read_text())
-    assert setup['command'] == 'its_a_match benchmark --data DATA --preset tiny --out RUN --processes 2'
+    assert setup['command'] == 'its_a_match benchmark --data DATA --out RUN --preset tiny --processes 2'
     assert setup['data']['name'] == 'Rooms tiny' and len(setup['data']['fingerprint']) == 64 and setup['device'] and setup['versions']['torch']
 
 def test_the_same_command_goes_on_and_adds(benchmarked, call, tiny_rooms, tmp_path):
     run = shutil.copytree(benchmarked, tmp_path/'run')
     before = BenchmarkResults(run)
     shutil.rmtree(run/'networks'/'DE')  # as if it had been stopped there
-    told = call('benchmark', '--data', tiny_rooms, '--preset', 'tiny', '--out', 'run', '--processes', 1, '--networks', 'SDN')
+    told = call('benchmark', '--data', tiny_rooms, '--preset', 'tiny', '--out', 'run', '--processes', 2, '--networks', 'SDN')
     assert told.returncode == 0, told.stderr
     after = BenchmarkResults(run)
     assert after.losses.loc[('test', 0, 'SDN')].notna().sum() == 4

@@ -421,6 +421,9 @@ def test_regret_in_words(one):
     table = pd.DataFrame(dict(score=['A', 'A', 'B', 'B'], budget=[1, 2, 1, 2], regret=[.1, .3, .2, .4], optimum=1., random=[1.5, 1.7, 1.5, 1.7]))
     assert tell_regret(table, 5) == ('On average over budgets A loses least beside the best groups, 4.0 % of the single-task losses, and B most, 6.0 %; '
                                      'groups drawn at random lose 12.0 %.')
+    assert tell_regret(table.assign(regret=[.1, .3, .1, .3]), 5).startswith('On average over budgets groups chosen by A and B lose 4.0 %')
+    more = pd.concat([table, table[table.score == 'A'].assign(score='C')])
+    assert tell_regret(more, 5).startswith('On average over budgets A and C lose least beside the best groups, 4.0 %')
     assert '`--preset full`' in tell_regret(one.regret(), 5)
 
 def test_verdicts_in_words(one, three):

@@ -29,7 +29,9 @@ def test_every_notebook_has_a_page_and_a_place_in_the_sidebar(root, found):
     names = {p.name for p in pages.notebooks()}
     def listed(contents):
         for o in contents: yield from listed(o['contents']) if isinstance(o, dict) else [o]
-    assert {pages.short(n).replace('.ipynb', '.html') for n in names} <= found.keys()
+    made  = [pages.short(n).replace('.ipynb', '.html') for n in names]
+    assert len({*made}) == len(made), 'pages are named without the number: two notebooks would share one'
+    assert {*made} <= found.keys()
     side = [*listed(yaml.safe_load((root/'nbs/sidebar.yml').read_text())['website']['sidebar']['contents'])]
     assert sorted(side) == sorted(names), 'nbs/sidebar.yml lists each notebook once'
 
