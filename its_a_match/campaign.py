@@ -26,7 +26,7 @@ from .assignment import DataFolder, Settings, called, load_network, note_data, o
 from .batches import steps_in_pass
 from .losses import TaskLosses
 from .memory import MemoryDataset
-from .models import get_model
+from .models import check_key, get_model
 from .processes import _apart, _end_with_parent, cores
 from .progress import show_progress
 from .tasks import TASKONOMY, get_tasks
@@ -276,6 +276,7 @@ def run(
     train, (plan, keys) = _engine(engine), check_plan(plan)
     settings = Settings(model, get_recipe(recipe), dict(options or {}), tuple(keep), terms, _probes(probes), device=device)
     source, tasks = _source(data, tasks, keys, size, leave_out, terms)
+    for k in keys: check_key(k)
     if engine == 'local': more['processes'] = processes
     elif processes not in (None, 1): raise ValueError(f'processes is {processes!r}, which is for the local engine')
     if isinstance(model, nn.Module): raise ValueError('the model is a network, which would begin with the same weights for every seed: give a function that makes one')

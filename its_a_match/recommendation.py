@@ -270,11 +270,19 @@ def headline(
     row, T  = next(table.iloc[[best_row(table)]].itertuples()), len(table.solves.iloc[0])
     _, told = told_gain(row.gain_single, row.gain_single_lo, row.gain_single_hi)
     if row.solo: return f'Train each task alone: no grouping was better on the validation data.{_cheaper(table, T)}'
-    if not row.gain_single_lo <= 0 <= row.gain_single_hi: return f'With a budget of {row.budget:g}, train {row.verdict}.'
+    if not row.gain_single_lo <= 0 <= row.gain_single_hi: return f'With a budget of {row.budget:g}, train {row.verdict}.{_even(table, row, T)}'
     if row.cost > T - 1e-9: return f'{row.verdict[:1].upper()}{row.verdict[1:]}.'
     return (f'No grouping is distinguishable from the {in_words(T)} single-task networks. '
             f'The cheapest that cannot be told from them is {_serving(row)}, for a budget of {row.budget:g}: '
             f"{'predicted '*bool(row.predicted)}{told}, {shown_cost(row.cost, T)}{_beside_all(row)}.")
+
+def _even(table, row, T):
+    "What costs less than the choice `row` and cannot be told from single-task networks."
+    less = table[(table.gain_single_lo <= 0) & (table.gain_single_hi >= 0) & (table.cost < row.cost - 1e-9)]
+    if not len(less): return ''
+    least = next(less.nsmallest(1, 'cost').itertuples())
+    told  = told_gain(least.gain_single, least.gain_single_lo, least.gain_single_hi)[1]
+    return f" With {least.budget:g}, {_serving(least)} cannot be told from the single-task networks ({'predicted '*bool(least.predicted)}{told}), {shown_cost(least.cost, T)}."
 
 def _cheaper(table, T):
     "What the best choice that costs less than a network for each task loses."

@@ -111,6 +111,7 @@ table.dataframe { border: 0 } td.text, th.text { text-align: left; min-width: 7r
 nav { font-size: .85rem; border-bottom: 1px solid #ddd; padding: .4rem 0 } nav a { margin-right: 1.1em; white-space: nowrap; text-decoration: none }
 .headline { font-size: 1.12rem; line-height: 1.45; border-left: 4px solid #0b5394; padding: .1rem 0 .1rem .8rem; margin: .7rem 0; max-width: 50rem } .small { font-size: .85rem; color: #444 }
 @media (max-width: 40rem) { main { padding: .6rem .8rem 3rem } h1 { font-size: 1.4rem } th, td { padding: .2rem .4rem } .headline { font-size: 1.02rem } ul, ol { padding-left: 1.2rem } nav { white-space: nowrap; overflow-x: auto } .output { gap: .2rem } }
+@media (max-width: 30rem) { .choices { font-size: .76rem } .choices th, .choices td { padding: .2rem } .choices .cost { display: none } .choices .text { min-width: 4.5rem } }
 @media print { nav { display: none } main { max-width: none; padding: 0 } h2, h3 { break-after: avoid } img, tr { break-inside: avoid } body { font-size: 10.5pt } }
 """
 

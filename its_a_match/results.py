@@ -240,12 +240,12 @@ def table_html(self:BenchmarkResults,
     "The small table as HTML, the headline's row in bold."
     shown, best = self.short(table).reset_index(), table.index[best_row(table)]
     bold = next(i for i, same in enumerate(_choices(table).values()) if best in [r.Index for r in same])
-    kind = lambda c: ' class="text"' if c == 'train' else ''
+    kind = lambda c: f' class="{dict(train="text", cost="cost").get(c, "")}"'.replace(' class=""', '')
     def cell(v): return re.sub(r'([+-][0-9.]+ %|\(.*\))', r'<span class="whole">\1</span>', escape(v)) if ' %' in v else escape(v).replace('+', '+<wbr>')
     head = ''.join(f'<th{kind(c)}>{c}</th>' for c in shown)
     rows = [''.join(f'<td{kind(c)}>{"<b>"*(i == bold)}{cell(v)}{"</b>"*(i == bold)}</td>' for c, v in row.items())
             for i, row in enumerate(shown.to_dict('records'))]
-    return f'<table class="dataframe"><thead><tr>{head}</tr></thead><tbody><tr>{"</tr><tr>".join(rows)}</tr></tbody></table>'
+    return f'<table class="dataframe choices"><thead><tr>{head}</tr></thead><tbody><tr>{"</tr><tr>".join(rows)}</tr></tbody></table>'
 
 # %% ../nbs/34_results.ipynb #485f8854
 @patch

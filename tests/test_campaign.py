@@ -185,6 +185,11 @@ def test_injected_and_users_tasks(tmp_path):
     assert states(tmp_path/'out').loc[('seg@0.5', 0), 'snt'] == pytest.approx(.5, rel=.03)
     assert [*read_candidates(tmp_path/'out'/'candidates'/'val-0.csv').index] == ['seg', 'depth', 'seg@0.5', 'depth@0.5']
 
+def test_a_name_without_room_is_refused_before_training(tmp_path):
+    tasks = Task('seg'), Task('half')
+    with pytest.raises(ValueError, match="task 'half': PyTorch has no room"): run(plan(tasks, orders=1), toys(tasks), tmp_path/'out', progress=False, **FAST)
+    assert not (tmp_path/'out').exists()
+
 def test_rooms(tiny_rooms, tmp_path, monkeypatch):
     "From a folder, from memory and from the cache: the same numbers; a user's own name for a folder of labels."
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path/'cache'))
