@@ -13,7 +13,8 @@ from .selection import affinity_candidates, random_groupings, select_networks
 from .tasks import parse_network, network_name
 
 # %% auto #0
-__all__ = ['pairwise_gains', 'relabellings', 'mantel', 'holm', 'jackknife', 'agreement', 'noise_ceiling', 'selection_regret']
+__all__ = ['pairwise_gains', 'relabellings', 'mantel', 'holm', 'max_test', 'jackknife', 'agreement', 'noise_ceiling',
+           'selection_regret']
 
 # %% ../nbs/31_evaluation.ipynb #16d23c6a
 def _plain(candidates):
@@ -151,6 +152,14 @@ def holm(p:np.ndarray, # p-values
     stepped = np.maximum.accumulate(np.asarray(p)[order] * np.arange(len(p), 0, -1))
     return np.minimum(stepped, 1)[np.argsort(order)]
 
+# %% ../nbs/31_evaluation.ipynb #2f263772
+def max_test(null:np.ndarray, # score x relabelling, the true labelling first: a statistic in the same units for all, as one of `mantel`
+            )->np.ndarray: # corrected p-values of the scores
+    "Westfall and Young's correction (1993): how often the best of the scores does as well as this one, step-down, under relabellings that all share."
+    order = np.argsort(-null[:, 0], kind='stable')
+    rest  = np.maximum.accumulate(null[order][::-1])[::-1]  # the best of a score and all below it
+    return np.maximum.accumulate(_p_value(rest))[np.argsort(order)]
+
 # %% ../nbs/31_evaluation.ipynb #fc0a5199
 def jackknife(estimate:float, # from all data
               left_out:np.ndarray, # one estimate for each unit left out
@@ -186,7 +195,7 @@ def agreement(scores:Mapping[str, pd.DataFrame], # pairwise tables by score name
               permutations:int=9999, # random relabellings from eight tasks up
               resamples:int=2000, # bootstrap draws from eight tasks up
               seed:int=0, # of relabellings and draws
-             )->pd.DataFrame: # a row per score: pearson spearman kendall target_spearman top1 gain_lost p lo hi p_holm p_target p_target_holm, with several replicates seed_lo seed_hi
+             )->pd.DataFrame: # a row per score: pearson spearman kendall target_spearman top1 gain_lost p lo hi p_holm p_target p_target_holm p_max p_target_max, with several replicates seed_lo seed_hi
     "How well scores predict gains over ordered pairs; `attrs['smallest_p']` is the smallest p there could be. Raises on a missing cell, on other tasks, on a constant table."
     if not scores: raise ValueError("there are no scores to compare: the dict is empty")
     g, tasks = _replicates(gains)
@@ -197,6 +206,7 @@ def agreement(scores:Mapping[str, pd.DataFrame], # pairwise tables by score name
     res = pd.DataFrame(rows, index=pd.Index(scores, name='score'))
     res['p_holm'], res['p_target'] = holm(res.p), _p_value(null[1])
     res['p_target_holm'] = holm(res.p_target)
+    res[['p_max', 'p_target_max']] = np.stack([max_test(n) for n in null], 1)
     if len(g) > 1: res[['seed_lo', 'seed_hi']] = [_seed_interval(a, g) for a in x]
     res.attrs['smallest_p'] = 1 / null.shape[-1]
     return res

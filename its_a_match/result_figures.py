@@ -147,15 +147,18 @@ def draw_agreement(
     results:BenchmarkResults,
     table:pd.DataFrame,       # of `BenchmarkResults.agreement`
 )->Figure:                    # None where no score could be compared
-    "Spearman's correlation of each score with the gains, with its interval over tasks, beside the mean over targets; the dashed line is the noise ceiling."
+    "Spearman's correlation of each score with the gains, with its interval over tasks, beside the mean over targets; dashed: the noise ceiling, for symmetric scores what these can reach."
     if not len(table): return None
     fig, ax = plt.subplots(figsize=(6.4, .34*len(table) + 1))
     both  = table[['spearman', 'target_spearman']].set_axis(['over all pairs', 'by target'], axis=1)
     lower, upper = (table[[c]].set_axis(['over all pairs'], axis=1) for c in ('lo', 'hi'))
     intervals(both, lower, upper, ax)
     ceiling = results.noise_ceiling()
-    for row, look in dict(pooled=COLOURS[0], centred=COLOURS[1]).items():
-        if len(ceiling): ax.axvline(ceiling.ceiling[row], color=look, ls='--', lw=1)
+    even    = [results.setup.get('scores', {}).get(n, {}).get('symmetric', False) for n in table.index]
+    for row, look in dict(pooled=COLOURS[0], centred=COLOURS[1]).items() if len(ceiling) else ():
+        for at, e in enumerate(even):
+            limit = min(ceiling.ceiling[row], ceiling.symmetric[row]) if e else ceiling.ceiling[row]
+            ax.plot([limit]*2, [at - .4, at + .4], color=look, ls='--', lw=1)
     ax.set(xlim=(-1.05, 1.05), xlabel="Spearman's correlation with the gains")
     return fig
 

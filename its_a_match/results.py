@@ -94,7 +94,7 @@ def agreement(self:BenchmarkResults,
     table.attrs['left_out'] = bad if not why else dict.fromkeys(self.scores, why)
     return table
 
-AGREEMENT = 'pearson spearman kendall target_spearman top1 gain_lost p lo hi p_holm p_target p_target_holm'.split()
+AGREEMENT = 'pearson spearman kendall target_spearman top1 gain_lost p lo hi p_holm p_target p_target_holm p_max p_target_max'.split()
 
 @patch
 def agreement_by_seed(self:BenchmarkResults,
@@ -206,7 +206,7 @@ def notes(self:BenchmarkResults,
 )->list:                # of sentences
     "What is to be known beside the table: units, stars and the command that trains them, what the letters mean, what is missing."
     legend = ', '.join(f'{k} {v}' for k, v in self.tasks.items() if v.lower() != k.lower())
-    seeds  = f"{len(self.seeds)} seed{'s'*(len(self.seeds) != 1)}" + (', 95 % intervals over seeds' if len(self.seeds) > 1 else '')
+    seeds  = f"{len(self.seeds)} seed{'s'*(len(self.seeds) != 1)}" + (', 95 % intervals over seeds, on the same images' if len(self.seeds) > 1 else '')
     stars  = [*dict.fromkeys(n for p in table.predicted for n in p)]
     train  = [f'* predicted from pairs, not trained yet; to train {"them" if len(stars) > 1 else "it"}: {self.train_command(stars)}']*bool(stars)
     units  = f'Costs and budgets count full-size networks. Gains are on test data ({seeds}), above 0: lower losses.'

@@ -57,7 +57,7 @@ def tell_ceiling(
     if not len(table): return results.why_no_agreement()
     pooled, centred = table.loc['pooled'], table.loc['centred']
     return (f"Between seeds the gains of all pairs correlate at {pooled.mean_r:.2f} on average, and at {centred.mean_r:.2f} within targets, when each "
-            f"target's own mean is taken off. So no score can be expected to correlate with the mean gains beyond {pooled.ceiling:.2f}, or {centred.ceiling:.2f} "
+            f"target's own mean is taken off. So no score can be expected to correlate (Pearson) with the mean gains beyond {pooled.ceiling:.2f}, or {centred.ceiling:.2f} "
             f"within targets. A symmetric score, which says the same of both tasks of a pair, cannot reach more than {pooled.symmetric:.2f} and {centred.symmetric:.2f} even of what was measured.")
 
 # %% ../nbs/35_sentences.ipynb #268775be
@@ -97,11 +97,11 @@ def tell_held_out(
     "What choosing is worth without the luck of having chosen."
     each = [f'{r.held_out:+.1f} % for budget {r.budget:g}' for r in table.drop_duplicates('held_out').itertuples() if not np.isnan(r.held_out)]
     return ('Whoever picks the best of many picks luck as well. So the choice was also made without each seed in turn, from the losses of the others, '
-            f'and scored on that seed: over the single-task networks this gains {listed(each, most=20)}.')
+            f'and scored on that seed. The gain over the single-task networks is then {listed(each, most=20)}.')
 
 # %% ../nbs/35_sentences.ipynb #a2073197
 def _better(table, p, value):
-    "The scores beyond chance after Holm's correction, in words."
+    "The scores beyond chance, corrected for their number, in words."
     sure  = table[(table[p] < .05) & (table[value] > 0)].sort_values(value, ascending=False)
     names = [f'{n} ({row[value]:.2f}, p = {row[p]:.3f})' for n, row in sure.iterrows()]
     return listed(names) + f" predict{'s'*(len(names) == 1)}" if names else ''
@@ -116,26 +116,31 @@ def tell_agreement(
     if not len(table): return listed(dict.fromkeys(left.values()), most=3)
     of, smallest = f"Of {counted(len(table), 'score')}", table.attrs['smallest_p']
     parts = []
-    for p, value, what in (('p_holm', 'spearman', 'the gains over all pairs'), ('p_target_holm', 'target_spearman', 'which partner suits a target')):
+    for p, value, what in (('p_max', 'spearman', 'the gains over all pairs'), ('p_target_max', 'target_spearman', 'which partner suits a target')):
         sure = _better(table, p, value)
-        best = f'{table[value].idxmax()} comes closest, with {table[value].max():.2f} and a corrected p of {table[p][table[value].idxmax()]:.2f}'
+        best = f'{table[value].idxmax()} comes closest, with {table[value].max():.2f} and a corrected p of {table[p][table[value].idxmax()]:.3f}'
         parts.append(f"{of} {sure} {what} beyond chance." if sure else f'{of} none predicts {what} beyond chance: {best}.')
     if smallest >= .05: parts.append(f'With {counted(len(results.keys), "task")} no p can be below {smallest:.2f}, so chance cannot be ruled out for any score.')
     return ' '.join([*parts, *left.values()])
 
 # %% ../nbs/35_sentences.ipynb #ca2c45ad
+def _below(worse): return f" Worse than random groups, by budget: {'; '.join(worse)}."*bool(worse)
+
 def tell_regret(
     table:pd.DataFrame, # of `BenchmarkResults.regret`
     T:int,              # number of tasks
 )->str:
     "What choosing groups by a score costs."
     if not len(table): return 'What choosing by a score costs beside the best groups can only be said where every group of tasks was trained (`--preset full`).'
+    table  = table[(table.budget > 1) | (table.random - table.optimum).abs().gt(1e-9)]  # with one full-size network there may be nothing to choose
     mean   = (100*table.groupby('score', sort=False).regret.mean()/T).sort_values()
     random = 100*(table.random - table.optimum).groupby(table.budget).first().mean()/T
+    losing = table[table.regret > table.random - table.optimum + 1e-9].groupby('score', sort=False).budget.unique()
+    worse  = [f"{n} at {listed([f'{b:g}' for b in budgets])}" for n, budgets in losing.items()]
     best   = [*mean.index[np.isclose(mean, mean.iloc[0])]]  # several scores may choose the same groups
-    if len(best) == len(mean): return f'On average over budgets groups chosen by {listed(best)} lose {mean.iloc[0]:.1f} % of the single-task losses beside the best; groups drawn at random {random:.1f} %.'
+    if len(best) == len(mean): return f'On average over budgets groups chosen by {listed(best)} lose {mean.iloc[0]:.1f} % of the single-task losses beside the best; groups drawn at random {random:.1f} %.{_below(worse)}'
     return (f"On average over budgets {listed(best)} lose{'s'*(len(best) == 1)} least beside the best groups, {mean.iloc[0]:.1f} % of the single-task losses, "
-            f'and {mean.index[-1]} most, {mean.iloc[-1]:.1f} %; groups drawn at random lose {random:.1f} %.')
+            f'and {mean.index[-1]} most, {mean.iloc[-1]:.1f} %; groups drawn at random lose {random:.1f} %.{_below(worse)}')
 
 def tell_costs(
     results:BenchmarkResults,
@@ -146,8 +151,8 @@ def tell_costs(
     if not len(costs): return 'What scores cost was not noted.' if results.scores else 'No score was computed.'
     told = f'With the networks that they need, scores took from {shown_time(costs.iloc[0])} ({costs.index[0]}) to {shown_time(costs.iloc[-1])} ({costs.index[-1]}).'
     if not len(table): return told
-    sure = [n for n in table.index if n in costs.index and table.p_holm[n] < .05 and table.spearman[n] > 0]
-    if not sure: return f'{told} None of them agrees with the gains beyond chance, so none is worth its cost here by this measure.'
+    sure = [n for n in table.index if n in costs.index and table.p_max[n] < .05 and table.spearman[n] > 0]
+    if not sure: return f'{told} None of them is shown to agree with the gains over all pairs, and so none to be worth its cost by that measure.'
     first = min(sure, key=lambda n: costs[n])
     return f'{told} The cheapest of those that agree with the gains beyond chance is {first}.'
 

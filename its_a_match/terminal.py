@@ -113,10 +113,10 @@ def again(
     context:typer.Context, # of the command that is running
     *more:str,             # options to be added
 )->str:
-    "The command as it was given, with more options."
+    "The command as it was given, with more options; without those that are hidden."
     words = ['its_a_match', context.info_name]
     for p in context.command.params:
-        if context.get_parameter_source(p.name).name != 'COMMANDLINE' or (value := context.params[p.name]) is False: continue
+        if getattr(p, 'hidden', False) or context.get_parameter_source(p.name).name != 'COMMANDLINE' or (value := context.params[p.name]) is False: continue
         words += [*(p.opts[:1] if p.param_type_name == 'option' else []), *([] if value is True else [str(getattr(value, 'value', value))])]
     return shlex.join([*words, *more])
 

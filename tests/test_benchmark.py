@@ -14,7 +14,7 @@ from its_a_match.tasks import get_tasks
 def benchmarked(call_in, tiny_rooms, tmp_path_factory):
     "The folder of a benchmark of preset `tiny`, made by the command: read only; what it printed is told.txt."
     folder = tmp_path_factory.mktemp('benchmark')
-    told = call_in(folder, 'benchmark', '--data', tiny_rooms, '--preset', 'tiny', '--out', 'run', '--processes', 2)
+    told = call_in(folder, 'benchmark', '--data', tiny_rooms, '--preset', 'tiny', '--out', 'run', '--processes', 2, '--installation', 100)
     assert told.returncode == 0, told.stderr
     (folder/'told.txt').write_text(told.stdout)
     return folder/'run'
@@ -90,3 +90,8 @@ def test_preset_full_is_every_group_with_three_seeds():
 def test_what_cannot_be(sets, tmp_path, how, sentence):
     with pytest.raises(ValueError, match=sentence): benchmark(sets, tmp_path/'run', **FAST | how)
     assert not (tmp_path/'run'/'networks').exists()
+
+def test_the_command_it_tells_is_the_one_that_was_given(benchmarked):
+    "What make hands over is not part of it."
+    told = (benchmarked.parent/'told.txt').read_text()
+    assert '--installation' not in told + (benchmarked/'results'/'setup.json').read_text()

@@ -4,7 +4,7 @@ from itertools import combinations, permutations
 import numpy as np, pandas as pd, pytest
 from scipy import stats
 
-from its_a_match.evaluation import agreement, holm, jackknife, mantel, noise_ceiling, pairwise_gains, relabellings, selection_regret
+from its_a_match.evaluation import agreement, holm, jackknife, mantel, max_test, noise_ceiling, pairwise_gains, relabellings, selection_regret
 from its_a_match.published import match_affinities, which_tasks_losses
 
 
@@ -96,7 +96,7 @@ def test_published_scores_against_naive():
 
 def test_columns_come_in_the_promised_order():
     res = agreement({'X': random_table(0), 'Y': random_table(1)}, random_table(2))
-    assert list(res) == FIRST + ['p_holm', 'p_target', 'p_target_holm']
+    assert list(res) == FIRST + ['p_holm', 'p_target', 'p_target_holm', 'p_max', 'p_target_max']
     assert list(res.index) == ['X', 'Y'] and res.index.name == 'score'
     res = agreement({'X': random_table(0)}, [random_table(2), random_table(3)])
     assert list(res)[-2:] == ['seed_lo', 'seed_hi']
@@ -195,6 +195,34 @@ def test_holm_goes_over_the_scores_of_the_call():
     assert res.p_holm.to_numpy() == pytest.approx(holm(res.p))
     assert res.p_target_holm.to_numpy() == pytest.approx(holm(res.p_target))
     assert agreement({'X': scores['X']}, gains).p_holm['X'] == res.p['X']
+
+def naive_max_test(null):
+    "Westfall and Young's step-down, score by score and relabelling by relabelling."
+    best_first, found, p = sorted(range(len(null)), key=lambda i: -null[i][0]), {}, 0.
+    for k, i in enumerate(best_first):
+        p = max(p, np.mean([max(null[j][r] for j in best_first[k:]) >= null[i][0] - 1e-12 for r in range(len(null[0]))]))
+        found[i] = p
+    return [found[i] for i in range(len(null))]
+
+def test_max_test_against_naive():
+    for seed in range(5):
+        null = np.random.default_rng(seed).normal(size=(4, 30))
+        null[1, :20] = null[0, :20]  # scores that move together
+        assert max_test(null) == pytest.approx(naive_max_test(null.tolist()))
+
+def test_max_test_can_find_what_holm_cannot():
+    "A perfect score among seven, five tasks: 1/120, where Holm's correction leaves 7/120."
+    gains  = random_table(9)
+    scores = {'perfect': gains} | {k: random_table(i) for i, k in enumerate('ABCDEF')}
+    res = agreement(scores, gains)
+    assert res.p_max['perfect'] == res.p['perfect'] == pytest.approx(1/120) and res.p_holm['perfect'] == pytest.approx(7/120)
+    assert (res.p_max >= res.p - 1e-12).all()
+
+def test_max_test_keeps_its_level():
+    "Scores that know nothing: the best of five is called significant at 5 % no more often than that."
+    rng = np.random.default_rng(0)
+    called = [agreement({k: random_table(rng.integers(1 << 30)) for k in 'ABCDE'}, random_table(rng.integers(1 << 30))).p_max.min() <= .05 for _ in range(200)]
+    assert np.mean(called) < .09
 
 def test_jackknife_by_hand_and_cut():
     half = .3 * stats.t.ppf(.975, 3)

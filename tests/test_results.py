@@ -273,7 +273,7 @@ def test_told_gain_touching_zero():
 def test_printed_results_say_what_to_do(one, three):
     text = str(three)
     assert text.startswith('With a budget of 4, train SD + N + K + E: ') and 'S Semantic Segmentation, D Depth Estimation' in text
-    assert '(3 seeds, 95 % intervals over seeds)' in text and 'a second seed' not in text
+    assert '(3 seeds, 95 % intervals over seeds, on the same images)' in text and 'a second seed' not in text
     assert 'a second seed is needed to tell a gain from chance (--seeds 0,1,2)' in str(one)
     starred = [line for line in str(three).split('\n') if line.startswith('* predicted')]
     assert len(starred) == 1 and 'its_a_match train DATA --out RUN --seeds 0,1,2 --networks' in starred[0]
@@ -403,11 +403,11 @@ def test_ceiling_in_words(one, three, toy):
 
 def test_agreement_in_words(one, toy):
     table = one.agreement()
-    table.loc['RSA', ['spearman', 'p_holm']], table.loc['LI', ['spearman', 'p_holm']] = [.8, .01], [.1, .5]
-    table.loc['RSA', ['target_spearman', 'p_target_holm']], table.loc['LI', ['target_spearman', 'p_target_holm']] = [.3, .2], [.1, .5]
+    table.loc['RSA', ['spearman', 'p_max']], table.loc['LI', ['spearman', 'p_max']] = [.8, .01], [.1, .5]
+    table.loc['RSA', ['target_spearman', 'p_target_max']], table.loc['LI', ['target_spearman', 'p_target_max']] = [.3, .2], [.1, .5]
     text = tell_agreement(one, table)
     assert 'Of two scores RSA (0.80, p = 0.010) predicts the gains over all pairs beyond chance.' in text
-    assert 'Of two scores none predicts which partner suits a target beyond chance: RSA comes closest, with 0.30 and a corrected p of 0.20.' in text
+    assert 'Of two scores none predicts which partner suits a target beyond chance: RSA comes closest, with 0.30 and a corrected p of 0.200.' in text
     none = BenchmarkResults(toy('none', computed=()))
     assert tell_agreement(none, none.agreement()) == 'No score was computed.' == tell_costs(none, none.agreement())
     triple = BenchmarkResults(toy('triple', tasks=dict(a='A', b='B', c='C')))
@@ -415,8 +415,8 @@ def test_agreement_in_words(one, toy):
 
 def test_costs_in_words(one):
     table = one.agreement()
-    assert 'scores took from 5 min' in tell_costs(one, table.assign(p_holm=1)) and 'none is worth its cost' in tell_costs(one, table.assign(p_holm=1))
-    assert 'The cheapest of those that agree with the gains beyond chance is RSA.' in tell_costs(one, table.assign(p_holm=[.01, 1], spearman=.5))
+    assert 'scores took from 5 min' in tell_costs(one, table.assign(p_max=1)) and 'none to be worth its cost' in tell_costs(one, table.assign(p_max=1))
+    assert 'The cheapest of those that agree with the gains beyond chance is RSA.' in tell_costs(one, table.assign(p_max=[.01, 1], spearman=.5))
 
 def test_regret_in_words(one):
     table = pd.DataFrame(dict(score=['A', 'A', 'B', 'B'], budget=[1, 2, 1, 2], regret=[.1, .3, .2, .4], optimum=1., random=[1.5, 1.7, 1.5, 1.7]))
