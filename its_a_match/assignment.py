@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIRST_WEIGHTS', 'DataFolder', 'open_split', 'open_data', 'campaign_tasks', 'note_data', 'noted_data', 'Settings',
-           'called', 'tidy', 'versions', 'train_network', 'load_network']
+           'called', 'EncoderModel', 'tidy', 'versions', 'train_network', 'load_network']
 
 # %% ../nbs/14_assignment.ipynb #aa51c508
 import json, sys, traceback
@@ -24,7 +24,7 @@ from .checkpoints import load, save
 from .costs import multiply_adds, parameters
 from .items import ItemDataset, as_dataset
 from .memory import in_memory, memory_per_view
-from .models import MultiTaskNet, get_model, inference_cost
+from .models import MultiTaskNet, build, get_model, inference_cost
 from .taskonomy import TaskonomyDataset
 from .tasks import Task, canonical_name
 from .training import Callback, fit
@@ -141,6 +141,26 @@ def called(
     if f is None or isinstance(f, (str, int, float, bool)): return f
     if isinstance(f, (list, tuple)): return [called(x) for x in f]
     return f"{getattr(f, '__module__', '')}.{getattr(f, '__qualname__', type(f).__name__)}".removeprefix('.')
+
+# %% ../nbs/14_assignment.ipynb #039e05b8
+class EncoderModel:
+    "A model for `get_model` made of an encoder, with the head that each task takes; files call it 'encoder.NAME'."
+    def __init__(self,
+        encoder:str|Callable, # as for `get_encoder`; a module's class or a function, not a module, or all seeds would begin alike
+        shape:tuple,          # of an input: (C, H, W), or (F,) for a vector
+    ):
+        if isinstance(encoder, torch.nn.Module): raise ValueError('the encoder is a network, which would begin with the same weights for every seed: give a function that makes one')
+        self.encoder, self.shape = encoder, tuple(shape)
+        self.__module__, self.__qualname__ = 'encoder', called(encoder)  # what the campaign is described by
+
+    def __call__(self,
+        tasks:tuple,            # `Task`s
+        size:float=1,           # in SNT
+        injected:Task|None=None, # whose label is another input
+        **options,              # of the encoder
+    )->MultiTaskNet:
+        "A network; ValueError as `build`."
+        return build(self.encoder, tasks, size, injected, channels=self.shape[0], side=self.shape[1:] or None, **options)
 
 # %% ../nbs/14_assignment.ipynb #fb789b7b
 class _Watch(Callback):

@@ -16,7 +16,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from .terminal import again, app, headline, option_numbers, option_tasks, plain_warnings, resumable, screen
+from .terminal import again, app, given, headline, option_numbers, option_tasks, plain_warnings, resumable, screen
 
 # %% ../nbs/40_benchmark_command.ipynb #4bc1201b
 _what, _training, _where = (partial(typer.Option, rich_help_panel=p) for p in ('What is measured', 'How networks are trained', 'Where'))
@@ -61,7 +61,7 @@ def _parts(seen):
     by = seen.networks.groupby(['seed', 'part'], sort=False).agg(networks=('network', 'size'), hours=('hours', 'sum'), disk=('disk', 'sum')).reset_index()
     by['taken'] = ['' if t else 'left out' for t in seen.taken]
     several = by.seed.nunique() > 1
-    rows = [{'part': r.part} | ({'seed': r.seed} if several else {}) | {'networks': r.networks, 'time': duration(3600*r.hours), 'disk': _bytes(r.disk), 'for': PARTS[r.part], '': r.taken} for r in by.itertuples()]
+    rows = [{'part': r.part} | ({'seed': r.seed} if several else {}) | {'networks': r.networks, 'time': duration(3600*r.hours), 'disk': _bytes(r.disk), 'for': PARTS.get(r.part, 'what --networks names'), '': r.taken} for r in by.itertuples()]
     return pd.DataFrame(rows) if (by.taken != '').any() else pd.DataFrame(rows).drop(columns='')
 
 def _costs(seen):
@@ -84,19 +84,18 @@ def _print_plan(seen, json):
     screen().print(f'About {duration(3600*seen.hours)} of training for {len(seen.kept)} networks.')
 
 # %% ../nbs/40_benchmark_command.ipynb #fc4496a4
-def _given(**options): return {k: v for k, v in options.items() if v is not None}
-
 def _recipe(preset, recipe, **changes):
     "The recipe that the options mean; None: the preset's."
     from its_a_match.benchmarking import PRESETS
     from its_a_match.recipes import get_recipe
     return get_recipe(recipe or PRESETS[preset].recipe, **changes) if recipe or changes else None
 
-def _anonymous(command, data, out):
+def _anonymous(command):
     "The command without paths of this machine."
-    for path, word in ((data, 'DATA'), (out, 'RUN')):
-        if path: command = command.replace(shlex.quote(str(path)), word)
-    return command
+    words = shlex.split(command)
+    for option, word in (('--data', 'DATA'), ('--out', 'RUN')):
+        if option in words: words[words.index(option) + 1] = word
+    return shlex.join(words)
 
 # %% ../nbs/40_benchmark_command.ipynb #5bda4c48
 @app.command(epilog="""For example: its_a_match benchmark --preset tiny
@@ -112,17 +111,18 @@ def benchmark(
     installation: Annotated[float, typer.Option(hidden=True)] = None,
 )->None:
     "Say which tasks to learn together: train, score, evaluate, recommend; interrupted, the same command goes on."
-    cluster, seeds = _given(address=address, num_cpus=cpus, num_gpus=gpus), option_numbers('--seeds', seeds, int, '0,1,2')
+    out = out or Path('runs')/preset.value
+    cluster, seeds = given(address=address, num_cpus=cpus, num_gpus=gpus), option_numbers('--seeds', seeds, int, '0,1,2')
     if cluster and engine != 'ray': raise typer.BadParameter('it is for --engine ray', param_hint='--address, --cpus, --gpus')
-    if data and out and out.resolve().is_relative_to(data.resolve()): raise typer.BadParameter(f'{out} would lie in the data set', param_hint='--out')
+    if data and out.resolve().is_relative_to(data.resolve()): raise typer.BadParameter(f'{out} would lie in the data set', param_hint='--out')
     chosen = option_tasks(tasks)
     from its_a_match import benchmarking
     how = dict(tasks=chosen, seeds=seeds, scores=scores, max_hours=max_hours, model=model, size=size, leave_out=leave_out and str(leave_out), device=device, processes=processes,
-               recipe=_recipe(preset.value, recipe, **_given(epochs=epochs, batch=batch, precision=precision and precision.value)))
-    if plan: return _print_plan(benchmarking.prospect(data, preset.value, **how), json)
-    out = out or Path('runs')/preset.value
+               recipe=_recipe(preset.value, recipe, **given(epochs=epochs, batch=batch, precision=precision and precision.value)))
+    more = networks.split() if networks else ()
+    if plan: return _print_plan(benchmarking.prospect(data, preset.value, networks=more, out=out, **how), json)
     with resumable(), plain_warnings():
-        results = benchmarking.benchmark(data, out, preset.value, networks=networks.split() if networks else (), images=images, engine=engine.value, **cluster, **how,
-                                         installation=installation, command=_anonymous(again(context), data, out))
+        results = benchmarking.benchmark(data, out, preset.value, networks=more, images=images, engine=engine.value, **cluster, **how,
+                                         installation=installation, command=_anonymous(again(context)))
     if json: typer.echo(jsonlib.dumps(jsonlib.loads(results.recommend().to_json(orient='records')), indent=2))
     else: screen().print(str(results), '', f"The tables are in {out/'results'}. The report:", str((out/'report.html').resolve()), sep='\n')

@@ -9,7 +9,6 @@ __all__ = ['HEADLINES', 'select', 'study', 'render', 'check', 'show', 'label', '
 import json as jsonlib
 import shlex
 import sys
-from contextlib import contextmanager
 from enum import Enum
 from fractions import Fraction
 from functools import partial
@@ -18,12 +17,11 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.tree import Tree
 
 from .candidates import read_candidates
+from .progress import counting
 from .tasks import display_name
 from .terminal import Data, app, headline, option_tasks, screen
 from .affinity_command import affinity
@@ -136,16 +134,6 @@ def study(
     console.print(str(page.resolve()))
 
 # %% ../nbs/41_cli.ipynb #4a5ebf68
-@contextmanager
-def _progress(what):
-    "A function of what is done and all there is, which draws the bar."
-    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True, speed_estimate_period=600) as bar:
-        def show(done, total):
-            if bar.tasks: bar.update(bar.tasks[0].id, completed=done, total=total)
-            else: bar.add_task(what, completed=done, total=total)
-        yield show
-
 _Processes = Annotated[int, typer.Option(metavar='N', help='How many processes work at once. By default one for every core.', min=1, show_default=False)]
 
 # %% ../nbs/41_cli.ipynb #681c77b9
@@ -163,7 +151,7 @@ def render(
     "Render Rooms, indoor scenes with every label, as a data set; interrupted, the same command goes on."
     from its_a_match.rooms import render_rooms
     try:
-        with _progress('views') as progress: root = render_rooms(out, preset.value, size, buildings, seed, processes, progress)
+        with counting('views') as progress: root = render_rooms(out, preset.value, size, buildings, seed, processes, progress)
     except KeyboardInterrupt:
         typer.echo('its_a_match: stopped; the same command goes on', err=True)
         raise
@@ -216,7 +204,7 @@ def check(
     from its_a_match.check import check_data, quarantine as views_of, summary
     csv, list_file = _outside('--csv', csv or _beside(data, '_check.csv'), data), quarantine and _outside('--quarantine', quarantine, data)
     if list_file and list_file.resolve() == csv.resolve(): raise typer.BadParameter(f'{csv} is the file for the findings', param_hint='--quarantine')
-    with _progress('files') as progress: table = check_data(data, option_tasks(tasks), require.value, processes, progress)
+    with counting('files') as progress: table = check_data(data, option_tasks(tasks), require.value, processes, progress)
     _save(table, csv)
     listed = views_of(table)
     if list_file is not None: _save(listed, list_file)
@@ -251,7 +239,7 @@ def label(
 )->None:
     "Add the labels that follow from the images, edges and keypoints, to a data set."
     from its_a_match.labels import add_labels
-    with _progress('images') as progress: written = add_labels(data, [t.name for t in option_tasks(tasks)], processes, overwrite, progress)
+    with counting('images') as progress: written = add_labels(data, [t.name for t in option_tasks(tasks)], processes, overwrite, progress)
     screen().print(f"{written:,} label files were written into {data}")
 
 # %% ../nbs/41_cli.ipynb #67365cfb

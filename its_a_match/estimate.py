@@ -7,7 +7,7 @@ __all__ = ['PARTS', 'agenda', 'probe', 'hours', 'score_hours', 'fitting']
 
 # %% ../nbs/40_estimate.ipynb #c0d5bd3b
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from math import ceil
 
@@ -66,10 +66,19 @@ class _Clock(Callback):
 class _Enough(Exception): pass
 
 class _Some:
-    "Some views of a data set."
+    "Some views of a data set, among them some with a label of each task."
     def __init__(self, dataset, n, seed=0):
         self.dataset, self.tasks, self.n = dataset, dataset.tasks, min(n, len(dataset))
-        self.rows = np.sort(np.random.default_rng(seed).permutation(len(dataset))[:self.n])
+        rows, more, lack = np.random.default_rng(seed).permutation(len(dataset)), [], {t.key for t in dataset.tasks}
+        for start in range(0, len(rows), n):
+            if not lack: break
+            some = rows[start:start + n]
+            for k, mask in dataset.batch(np.sort(some))[2].items():
+                if k in lack and len(has := np.sort(some)[mask.flatten(1).any(1).numpy()]):
+                    lack.remove(k)
+                    if start: more += [*has[:max(1, n//8)]]
+        more = np.unique(more).astype(int)
+        self.rows = np.sort(np.concatenate([rows[:self.n - len(more)], more]))
     def __len__(self): return self.n
     def batch(self, indices): return self.dataset.batch(self.rows[np.asarray(indices)])
 
@@ -145,14 +154,24 @@ def score_hours(
 def fitting(
     timed:pd.DataFrame, # of `hours`
     limit:float,        # hours
+    begun:Iterable=(),  # (seed, part) that are not left out in any case
 )->pd.Series: # index seed, part; bool: whether it is taken
     "Which parts fit into a time; ValueError if not even the single-task networks do."
-    parts, left, taken = timed.groupby(['seed', 'part'], sort=False).hours.sum(), limit, {}
-    least = parts.iloc[0]
-    if not least <= limit: raise ValueError(f'the single-task networks alone take about {least:.2g} hours, and {limit:g} are allowed')
-    for (seed, part), h in parts.items():
-        beside = parts.get((seed, 'pairs'), 0.) if part == 'single' and taken else 0.  # without which another seed tells nothing of gains
-        of_use = part in ('single', 'pairs') or taken.get((seed, 'pairs'), True)
-        taken[seed, part] = of_use and taken.get((seed, 'single'), True) and h + beside <= left + 1e-9
-        left -= h*taken[seed, part]
-    return pd.Series(taken, name='taken').rename_axis(['seed', 'part'])
+    cost, left, taken = timed.groupby(['seed', 'part'], sort=False).hours.sum(), limit, {}
+    first, *more = (int(s) for s in timed.seed.unique())
+    def take(of, of_use=True):
+        "All of these, or none of them."
+        nonlocal left
+        of   = [o for o in of if o in cost.index]
+        fits = bool({*begun} & {*of}) or of_use and sum(cost[o] for o in of) <= left + 1e-9
+        left -= sum(cost[o] for o in of)*fits
+        taken.update(dict.fromkeys(of, fits))
+    take([(first, 'single')])
+    if not taken[first, 'single']: raise ValueError(f"the single-task networks alone take about {cost[first, 'single']:.2g} hours, and {limit:g} are allowed")
+    for part in ('pairs', 'all', 'injected'): take([(first, part)], taken.get((first, 'pairs'), True))
+    for s in more:  # one that lacks what the first one has would not count
+        take([(s, 'single'), (s, 'pairs'), (s, 'all')], taken.get((first, 'pairs'), True))
+        take([(s, 'injected')], taken[s, 'single'] and taken.get((first, 'injected'), True))
+    for part in ('larger', 'half', 'wanted'):  # likewise
+        take([(s, part) for s in (first, *more) if taken[s, 'single']], taken.get((first, 'pairs'), True))
+    return pd.Series(taken, name='taken').reindex(cost.index, fill_value=False).rename_axis(['seed', 'part'])

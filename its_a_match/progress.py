@@ -15,12 +15,14 @@ from typing import Literal, TextIO
 from fastcore.basics import patch
 from rich.console import Console, Group
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 # %% auto #0
-__all__ = ['ENDS', 'Tally', 'duration', 'line', 'in_log', 'picture', 'in_terminal', 'bar', 'in_notebook', 'show_progress']
+__all__ = ['ENDS', 'Tally', 'duration', 'line', 'in_log', 'picture', 'in_terminal', 'bar', 'in_notebook', 'show_progress',
+           'counting']
 
 # %% ../nbs/14_progress.ipynb #aae1225c
 ENDS = 'done', 'diverged', 'failed'  # a network of such a status does not go on
@@ -167,3 +169,23 @@ def show_progress(
     tally = Tally(total, done, weights)
     with _place() if show is None else nullcontext(show or (lambda event: None)) as see:
         yield lambda event: see(tally(event))
+
+# %% ../nbs/14_progress.ipynb #6e199bd9
+@contextmanager
+def counting(
+    what:str,                 # that is counted, for the line
+    file:TextIO|None=None,    # where to write; None: standard error
+    seconds:float=60.,        # between two lines of a log
+)->Iterable[Callable]:        # called with how many are done and how many there are
+    "A bar where there is a terminal, else lines."
+    file, last = file or sys.stderr, time.monotonic()
+    columns = TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(file=file), disable=not file.isatty(), transient=True, speed_estimate_period=600) as bar:
+        def show(done, total):
+            nonlocal last
+            if bar.tasks: bar.update(bar.tasks[0].id, completed=done, total=total)
+            else: bar.add_task(what, completed=done, total=total)
+            if not file.isatty() and time.monotonic() - last >= seconds:
+                last = time.monotonic()
+                print(f'{what}: {done:,} of {total:,}', file=file, flush=True)
+        yield show

@@ -65,7 +65,7 @@ def _wrong(r):
 # %% ../nbs/12_recipes.ipynb #af4a60d9
 RECIPES = {'paper': Recipe('paper', 'sgd', lr=.2, weight_decay=1e-4, schedule='plateau', batch=64, epochs=100, share=.2, patience=10),
            'quick': Recipe('quick'), 'balanced': Recipe('balanced', reduce='geometric')}
-DEFAULT_RECIPE = 'balanced'  # of campaigns and benchmarks
+DEFAULT_RECIPE = 'balanced'  # of benchmarks
 
 def get_recipe(
     recipe:str|Recipe, # name in `RECIPES`, or a `Recipe`

@@ -190,7 +190,7 @@ def _beside_single(row, T):
     names, single = _serving(row), f'the {in_words(T)} single-task networks'
     kind, gain = told_gain(row.gain_single, row.gain_single_lo, row.gain_single_hi)
     cost, say  = shown_cost(row.cost, T), 'predicted ' if row.predicted else ''
-    if row.solo: return f'{names}: {single} themselves; no grouping was better on the validation data'
+    if row.solo: return f"{names}: {single} themselves; no grouping was {'better on the validation data' if row.grouped else 'trained'}"
     if kind != 'unclear': return f'{names}: {say}{gain} than {single}, {cost}'
     if row.cost > T - 1e-9: return f'no grouping is distinguishable from {single}: the best, {names}, has {say}{gain}'
     return f'{names}: not distinguishable from {single} ({say}{gain}), {cost}'
@@ -227,7 +227,7 @@ def _row(chosen, test, names, held):
     return dict(networks=chosen.networks, solves=chosen.solves, cost=chosen.cost, predicted=tuple(n for n in chosen.networks if n not in names),
                 **dict(zip(('gain_single', 'gain_single_lo', 'gain_single_hi', 'gain_all', 'gain_all_lo', 'gain_all_hi'), (*single, *whole))),
                 **dict(zip(('held_out', 'held_out_lo', 'held_out_hi'), mean_interval(held) if held else (np.nan,)*3)),
-                by_seed=by_seed, solo=chosen.solves == _singles(tasks), all_in_one=set(chosen.networks) == {all_in_one})
+                by_seed=by_seed, solo=chosen.solves == _singles(tasks), grouped=any(len(parse_network(n, tasks).tasks) > 1 for n in names), all_in_one=set(chosen.networks) == {all_in_one})
 
 def recommend(
     val:dict,              # {seed: candidates}, validation losses, which choose
@@ -240,7 +240,7 @@ def recommend(
 
     Columns: budget, networks, solves (task -> network), cost, predicted (those not trained); gain_single and gain_all (over the single-task networks
     and the all-in-one one), each with the ends _lo and _hi of its 95 % interval over seeds; held_out with its ends; by_seed (seed -> gain over the
-    single-task networks); solo, all_in_one (whether it is just those networks); verdict."""
+    single-task networks); solo, all_in_one (whether it is just those networks); grouped (whether any group was trained); verdict."""
     table = mean_candidates(val)
     known = set(table.index)
     if budgets is None: budgets = usual_budgets(with_predicted(table) if predicted else table)
@@ -269,6 +269,7 @@ def headline(
     "The recommendation for whoever reads no further."
     row, T  = next(table.iloc[[best_row(table)]].itertuples()), len(table.solves.iloc[0])
     _, told = told_gain(row.gain_single, row.gain_single_lo, row.gain_single_hi)
+    if row.solo and not row.grouped: return 'No group of tasks was trained, so there is nothing to compare the single-task networks with.'
     if row.solo: return f'Train each task alone: no grouping was better on the validation data.{_cheaper(table, T)}'
     if not row.gain_single_lo <= 0 <= row.gain_single_hi: return f'With a budget of {row.budget:g}, train {row.verdict}.{_even(table, row, T)}'
     if row.cost > T - 1e-9: return f'{row.verdict[:1].upper()}{row.verdict[1:]}.'

@@ -7,6 +7,7 @@ __all__ = ['STUDIES', 'STYLE', 'Results', 'study_notebooks', 'execute', 'write_p
 
 # %% ../nbs/33_report.ipynb #80847529
 import re
+import time
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -163,5 +164,6 @@ def write_benchmark_report(
     from its_a_match.results import BenchmarkResults  # here, because it comes later
     folder = BenchmarkResults(run).folder.resolve()
     (folder/'figures').mkdir(exist_ok=True)
-    done = execute(carried('nbs')/'43_benchmark_report.ipynb', run=str(folder), out=str(folder), sharp=True)
+    for old in (folder/'figures').glob('*.svg'): old.unlink()  # of networks that are recommended no longer
+    done = execute(carried('nbs')/'43_benchmark_report.ipynb', run=str(folder), out=str(folder), sharp=True, began=time.time())
     return write_page([done], (folder.parent if folder.name == 'results' else folder)/'report.html', title, contents=False)

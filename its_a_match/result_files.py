@@ -53,6 +53,7 @@ def _losses(path, tasks):
     if extra := [c for c in table if c not in (*LOSSES, 'cost', *tasks)]: _refuse(path, f'the column {extra[0]!r} is none of the tasks of setup.json')
     table = table.set_index(LOSSES)[['cost', *tasks]]
     for (split, seed), part in table.groupby(level=['split', 'seed'], sort=False):
+        if not part[tasks].notna().any().all(): continue  # a seed that lacks a task does not count, as `_complete` says
         part = check_candidates(part.droplevel(['split', 'seed']), f'{path} ({split}, seed {seed})')
         for n in part.index:
             try: parse_network(n, tasks)
@@ -124,13 +125,18 @@ def _plain(self:ResultFiles, split, seed):
     "The networks that have losses there and see nothing but the image."
     return [n for n in self.losses.loc[(split, seed)].index if n not in self.injected]
 
+def _whys(networks, names):
+    "Why networks have no losses, where that is known."
+    now = networks[networks.index.get_level_values('network').isin(names) & ~networks.status.isin(['done'])]
+    return ''.join(f"; {n} (seed {s}) {r.status}{f': {r.reason}' if r.reason else ''}" for (n, s), r in now.iterrows())
+
 @patch
 def _complete(self:ResultFiles):
     "The seeds that count; the others are told of. ValueError if there is none."
     seeds, singles = sorted(set(self.losses.index.unique('seed'))), [self.name(k) for k in self.keys]
     lack  = {s: [n for n in singles if any((split, s, n) not in self.losses.index for split in ('val', 'test'))] for s in seeds}
     whole = [s for s in seeds if not lack[s]]
-    if not whole: _refuse(self.folder/'losses.csv', f"no seed has the single-task networks of all tasks, {', '.join(singles)}, which everything is measured against")
+    if not whole: _refuse(self.folder/'losses.csv', f"no seed has the single-task networks of all tasks, {', '.join(singles)}, which everything is measured against{_whys(self.networks, singles)}")
     self.told += [f"Seed {s} does not count, for it lacks the single-task network{'s'*(len(n) > 1)} {', '.join(n)}." for s, n in lack.items() if n]
     kept, most = _most_losses({s: set(self._plain('val', s)) & set(self._plain('test', s)) for s in whole})
     self.told += [f'Seed {s} does not count, for it has only {n} of {most} networks.' for s, n in kept.items() if n is not None]

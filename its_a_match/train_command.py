@@ -17,11 +17,9 @@ import pandas as pd
 import typer
 
 from .tasks import display_name
-from .terminal import Data, app, headline, option_numbers, option_tasks, resumable, screen
+from .terminal import Data, app, given, headline, option_numbers, option_tasks, resumable, screen
 
 # %% ../nbs/40_train_command.ipynb #89dc2682
-def _given(**options): return {k: v for k, v in options.items() if v is not None}
-
 def _plan(tasks, orders, sizes, seeds, injections, balancing, networks):
     "The plan that the options describe; a usage error says what is wrong with them."
     from its_a_match.agenda import named, plan
@@ -157,12 +155,12 @@ def train(
     "Train the networks that the question is about, each from scratch; interrupted, the same command goes on."
     jobs = _plan(tasks, orders, sizes, seeds, injections, balancing, networks)
     if plan: return _print_plan(jobs, json)
-    cluster = _given(address=address, num_cpus=cpus, num_gpus=gpus)
+    cluster = given(address=address, num_cpus=cpus, num_gpus=gpus)
     _check(data, out, processes, engine, cluster)
     stages = option_numbers('--keep', keep, float, '0.1,0.5') or ()
     from its_a_match.affinity import GradientProbe
     from its_a_match.campaign import get_recipe, run, states
-    how = get_recipe(recipe.value, **_given(epochs=epochs, batch=batch, precision=precision and precision.value))
+    how = get_recipe(recipe.value, **given(epochs=epochs, batch=batch, precision=precision and precision.value))
     with resumable():
         losses = run(jobs, data, out, dict(gradients=GradientProbe) if gradients else (), model=model, recipe=how, device=device, size=size,
                      leave_out=leave_out, keep=tuple(stages), processes=processes, engine=engine.value, **cluster)

@@ -83,6 +83,7 @@ def _build(self:Training):
         torch._dynamo.reset()  # or the ninth network of a process would silently stay uncompiled
         self.model = torch.compile(self.model)
     self.sums, self.counted = torch.zeros(2, len(self.tasks), device=self.device)
+    self.below = torch.zeros(len(self.tasks), dtype=torch.bool, device=self.device)  # which losses were below zero in a geometric mean
     self.every = 1 if self.device.type == 'cpu' and a.num_processes == 1 else 32  # steps between looks at the losses
     self.best, self.known, self.lacking = self._weights(), _labels_missing(self.train, self.keys), 0
 
@@ -124,6 +125,7 @@ def reduce(self:Training,
     losses = torch.stack(losses)
     values = self._all(losses.detach())/self.accelerator.num_processes
     seen   = values > 0
+    self.below |= values < 0
     n, logs = seen.sum().clamp(min=1), torch.where(seen, values, 1).log()
     return (losses*torch.where(seen, 1/values, 0)).sum()*(logs.sum()/n).exp()/n
 
@@ -200,6 +202,8 @@ def running(self:Training)->dict[str, float]: # {key: loss} of each task that ha
 @patch
 def _sound(self:Training):
     "Whether all losses of this epoch so far are finite; if not, the training has diverged."
+    if low := [k for k, b in zip(self.keys, self.below.tolist()) if b]:
+        raise ValueError(f'task {low[0]!r}: its loss went below zero, where a geometric mean of losses has no meaning; take a recipe that reduces them by their mean or sum')
     bad = [k for k, ok in zip(self.keys, self._all(self.sums).isfinite().tolist()) if not ok]
     return not bad or self.diverge(f'the training loss of {bad[0]}')
 

@@ -1,9 +1,10 @@
 "The whole way, from a data set to a recommendation: `its_a_match benchmark`."
 import json, shutil
 
-import numpy as np, pandas as pd, pytest
+import numpy as np, pandas as pd, pytest, torch
 
 from its_a_match.benchmarking import PRESETS, benchmark
+from its_a_match.export import export, load_predictor
 from its_a_match.estimate import PARTS, agenda, fitting, hours
 from its_a_match.memory import MemoryDataset
 from its_a_match.recipes import get_recipe
@@ -72,6 +73,12 @@ def test_parts_in_the_order_of_their_worth():
     keep = lambda s: [f'{part}{seed}' for (seed, part), t in fitting(timed, s/3600).items() if t]
     assert keep(6) == ['single0'] and keep(31) == ['single0', 'pairs0', 'all0']
     assert keep(54) == keep(50)
+    assert keep(80) == keep(50) + ['single1', 'pairs1', 'all1']  # a seed that lacks some would not count
+    assert [f'{part}{seed}' for (seed, part), t in fitting(timed, 1/3600, begun=[(0, 'single'), (0, 'pairs')]).items() if t] == ['single0', 'pairs0']
+    full = hours(agenda(tasks, (0, 1), tuple(PARTS)), speed, get_recipe('balanced', epochs=1), dict(train=32, val=0, test=0))
+    whole = full.groupby('part').hours.sum()
+    taken = fitting(full, full.hours.sum() - whole['larger'] + 1/3600)
+    assert not taken[:, 'larger'].any() and taken[:, 'half'].all()  # of both seeds or of none
     assert keep(50) == ['single0', 'pairs0', 'all0', 'injected0'] and len(keep(100)) == 8
 
 def test_what_does_not_fit_is_left_out_and_said(sets, tmp_path, monkeypatch):
@@ -95,3 +102,73 @@ def test_the_command_it_tells_is_the_one_that_was_given(benchmarked):
     "What make hands over is not part of it."
     told = (benchmarked.parent/'told.txt').read_text()
     assert '--installation' not in told + (benchmarked/'results'/'setup.json').read_text()
+
+def quiet(folder, sets, **changes): return benchmark(sets, folder, **FAST | dict(report=False, scores='RSA') | changes)
+
+def test_more_hours_go_on_where_fewer_ended(sets, tmp_path, monkeypatch):
+    "What is trained stays and counts with the time it took, however slow the machine seems the second time; scores that come later find their gradients."
+    speed = pd.DataFrame(dict(step=[1., 1.], view=[0., 0.], weights=[1, 1]), pd.Index([1, 2], name='tasks'))
+    monkeypatch.setattr('its_a_match.benchmarking.probe', lambda *a, **k: speed)  # 4 s a network
+    assert quiet(tmp_path, sets, max_hours=9/3600).setup['left_out'] == ['pairs (seed 0)']
+    monkeypatch.setattr('its_a_match.benchmarking.probe', lambda *a, **k: speed*1000)
+    again = quiet(tmp_path, sets, max_hours=9/3600)
+    assert again.setup['left_out'] == ['pairs (seed 0)'] and {*again.losses.index.unique('network')} == {'D', 'E'}
+    done = quiet(tmp_path, sets, scores='RSA,GS')
+    assert {*done.losses.index.unique('network')} == {'D', 'E', 'DE'} and {*done.scores} == {'RSA', 'GS'}
+
+def test_scores_of_earlier_calls_stay_and_are_not_computed_twice(sets, tmp_path, monkeypatch):
+    import its_a_match.affinity as affinity
+    counted, compute = [], affinity.compute
+    monkeypatch.setattr(affinity, 'compute', lambda e, names, o: counted.extend(names) or compute(e, names, o))
+    quiet(tmp_path, sets)
+    quiet(tmp_path, sets)
+    assert counted == ['RSA']
+    assert {*quiet(tmp_path, sets, scores='CKA').scores} == {'RSA', 'CKA'} and counted == ['RSA', 'CKA']
+    more = quiet(tmp_path, sets, seeds=[1])
+    assert more.seeds == [0, 1] and {*more.scores['RSA']} == {*more.scores['CKA']} == {0, 1} and len(counted) == 4
+
+def test_more_tasks_leave_the_folder_readable(tmp_path):
+    three = dict(train=toy(32, 0, 'DNE'), val=toy(16, 1, 'DNE'), test=toy(16, 2, 'DNE'))
+    quiet(tmp_path, {s: d.only('DE') for s, d in three.items()}, seeds=[0, 1])
+    more = quiet(tmp_path, three, seeds=[0])
+    assert more.seeds == [0] and 'Seed 1 does not count, for it lacks the single-task network N.' in more.told
+
+def test_an_encoder_sees_the_shape_of_the_data(tmp_path, tiny_rooms):
+    "Its heads double as often as it halves; the campaign tells an encoder from a model of the same name."
+    from its_a_match.benchmarking import prospect
+    from its_a_match.assignment import EncoderModel, load_network
+    results = benchmark(tiny_rooms, tmp_path, 'tiny', tasks='DE', scores='TD', encoder='small', recipe=get_recipe('balanced', epochs=1, batch=16),
+                        processes=1, device='cpu', progress=False, report=False, say=lambda s: None)
+    assert results.setup['model'] == 'encoder.small'
+    net = load_network(tmp_path, 'D', 0, model=EncoderModel('small', (3, 64, 64)))
+    assert net(torch.rand(1, 3, 64, 64))['D'].shape == (1, 1, 64, 64)
+    code = net.encode(torch.rand(1, 3, 64, 64))
+    assert net.decoders['D'](code).shape[-1] == 64 > code.shape[-1]
+    with pytest.raises(ValueError, match="made by the encoder small, which has to be given as encoder="): export(tmp_path, 2)
+    assert load_predictor(export(tmp_path, 2, encoder='small').folder, encoder='small').solves
+
+@pytest.mark.parametrize('change,said', [
+    (dict(data={'val': None}), "split 'train': there is no data set for it"), (dict(data={'train': [], 'val': [], 'test': []}), "split 'train': its data set is empty"),
+    (dict(model='no'), "'no'"), (dict(networks='DX'), 'DX')])
+def test_refused_before_anything_is_done(change, said, sets, tmp_path):
+    with pytest.raises(ValueError, match=said): benchmark(**dict(data=sets, out=tmp_path/'run') | FAST | change)
+    assert not (tmp_path/'run').exists()
+
+def test_without_groups_nothing_is_said_of_groups(sets, tmp_path):
+    speed = pd.DataFrame(dict(step=[1., 1.], view=[0., 0.], weights=[1, 1]), pd.Index([1, 2], name='tasks'))
+    with pytest.MonkeyPatch.context() as m:
+        m.setattr('its_a_match.benchmarking.probe', lambda *a, **k: speed)
+        results = quiet(tmp_path, sets, max_hours=9/3600)
+    assert str(results).startswith('No group of tasks was trained')
+
+def test_few_labels_are_found_for_the_probe():
+    from its_a_match.estimate import _Some
+    rng, has = np.random.default_rng(0), np.arange(400) == 17
+    targets  = {k: rng.normal(size=(400, 1, 8, 8)).astype(np.float32) for k in 'DE'}
+    some = _Some(MemoryDataset('DE', rng.random((400, 3, 8, 8), np.float32), targets, dict(D=np.ones((400, 1, 8, 8), bool), E=np.broadcast_to(has[:, None, None, None], (400, 1, 8, 8)))), 32)
+    assert len(some) == 32 and 17 in some.rows and some.batch(range(32))[2]['E'].any()
+
+def test_the_command_is_told_without_this_machines_paths():
+    from its_a_match.benchmark_command import _anonymous
+    assert _anonymous('its_a_match benchmark --data data --out out --preset tiny') == 'its_a_match benchmark --data DATA --out RUN --preset tiny'
+    assert _anonymous("its_a_match benchmark --data . --max-hours 1.5 --out 'a b'") == 'its_a_match benchmark --data DATA --max-hours 1.5 --out RUN'

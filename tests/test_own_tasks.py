@@ -303,7 +303,7 @@ def test_terms_are_for_the_networks_that_have_the_task(tmp_path):
     assert len(table.loc[('test', 0)]) == 3
 
 def test_options_that_are_lists_are_kept(tmp_path):
-    from its_a_match.benchmarking import EncoderModel
+    from its_a_match.assignment import EncoderModel
     how = dict(model=EncoderModel(perceptron, (6,)), recipe=RECIPE, tasks=TASKS, processes=1, progress=False, options=dict(mean=[1, 2, 3, 4, 5, 6.], std=2))
     run(plan(TASKS, sizes=1, orders=1), splits((6,)), tmp_path, **how)
     assert load_network(tmp_path, 'sum', model=how['model']).mean.flatten().tolist() == [1, 2, 3, 4, 5, 6]

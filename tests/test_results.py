@@ -226,7 +226,7 @@ def test_only_networks_of_every_seed_can_be_chosen():
 # Words
 
 NORMAL = dict(networks=('SD', 'N', 'K', 'E'), solves=dict(S='SD', D='SD', N='N', K='K', E='E'), cost=4., predicted=(), budget=4.,
-              gain_all=np.nan, gain_all_lo=np.nan, gain_all_hi=np.nan, held_out=np.nan, solo=False, all_in_one=False)
+              gain_all=np.nan, gain_all_lo=np.nan, gain_all_hi=np.nan, held_out=np.nan, solo=False, grouped=True, all_in_one=False)
 
 @pytest.mark.parametrize('change, words', [
     (dict(gain=(3.1, 2.0, 4.2)), 'SD + N + K + E: 3.1 % lower losses (2.0 to 4.2) than the five single-task networks, at 4/5 of their cost'),

@@ -166,6 +166,13 @@ def test_epochs_passes_and_stages():
     assert [*t.kept] == [.1, 1/3, 1] and t.marks == {.1: 2, 1/3: 7, 1: 20}
     assert [*t.history.columns] == ['epoch', 'step', 'pass', 'split', 'task', 'loss', 'lr', 'seconds']
 
+def test_a_loss_below_zero_is_refused_by_a_geometric_mean():
+    "As a log-likelihood may be: its task would silently learn nothing. The mean takes it."
+    below = lambda output, target: (output - target)**2 - 9
+    with pytest.raises(ValueError, match="task 'D': its loss went below zero, where a geometric mean"):
+        fit(Plain(), data(), data(16, 1), Recipe(epochs=1, batch=16, reduce='geometric'), terms=dict(D=below), device='cpu')
+    assert fit(Plain(), data(), data(16, 1), Recipe(epochs=1, batch=16), terms=dict(D=below), device='cpu').status == 'done'
+
 def test_the_lowest_validation_loss_is_kept():
     t = fit(Plain(), train, valid, get_recipe(paper, lr=1.5, epochs=15, patience=3), device='cpu')
     mean = t.history.query("split == 'val'").groupby('epoch').loss.mean()

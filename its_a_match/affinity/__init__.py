@@ -232,6 +232,15 @@ def _one(name, evidence, options, lack):
     return tables[name], costs
 
 # %% ../../nbs/26_scores.ipynb #ba3d377f
+def _kept(out, seed, name, options, about):
+    "The table and the costs that are saved, if they are of these networks and options and of this version; else None."
+    path, held = (folder := Path(out)/'affinity'/f'seed-{seed}')/f'{name}.csv', folder/'costs.csv'
+    if not (path.exists() and held.exists()): return
+    costs = read_table(held, COSTS, ['score', *about])
+    costs = costs[(costs.score == name) & (costs.options == about['options']) & (costs.its_a_match == about['its_a_match'])]
+    used  = [p for n in needed(SCORES[name], list(campaign_tasks(out)), **_joint(SCORES[name], options)) for h in _homes(out) for p in Archive(h).folder(n, seed).glob('*')]
+    if len(costs) and all(p.stat().st_mtime <= path.stat().st_mtime for p in used): return read_scores(out, seed)[name], costs.reset_index(drop=True)
+
 def _save(folder, name, table, costs):
     "Writes a table, and its costs beside those that were there."
     folder.mkdir(parents=True, exist_ok=True)
@@ -250,6 +259,7 @@ def score_run(
     options:dict[str, dict]|None=None,   # {short name: {option: value}} of the scores
     train:bool=False,                    # whether to train the networks that are lacking
     say:Callable[[str], None]|None=None, # called with a sentence when a table is there
+    reuse:bool=False,                    # whether tables are taken that were saved by the same version with the same options, and are younger than their networks
     **how,                               # processes, progress, … of `run`, for training
 )->Scored:
     "Computes the scores of a campaign and saves them in its folder, as affinity/seed-S/NAME.csv; ValueError if it is no campaign's, or for an unknown score."
@@ -261,10 +271,13 @@ def score_run(
     for seed in _seeds(out, seeds):
         evidence, found[seed] = RunEvidence(out, seed, data, device, model, options), {}
         for name in get_scores(scores):
+            about = dict(options=json.dumps((options or {}).get(name, {}), default=called), device=evidence.device.type, **versions())
+            if reuse and (held := _kept(out, seed, name, options, about)):
+                found[seed][name], spent = held[0], [*spent, held[1].assign(seed=seed)]
+                continue
             table, costs = _one(name, evidence, options, lack)
             if table is None: why.setdefault(name, costs)
             else:
-                about = dict(options=json.dumps((options or {}).get(name, {}), default=called), device=evidence.device.type, **versions())
                 costs = costs.reset_index().assign(**about)
                 _save(folder/f'seed-{seed}', name, table, costs)
                 found[seed][name], spent = table, [*spent, costs.assign(seed=seed)]
