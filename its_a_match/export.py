@@ -122,7 +122,7 @@ def alike(
     return {s: best.on(part, choose_by=shared) for s, part in seeds.items()}
 
 # %% ../nbs/36_export.ipynb #c7d9b710
-def _loader(run, model, encoder):
+def _loader(run, model=None, encoder=None):
     "What `campaign.json` says, and a function (seed, network) -> trained network; ValueError if the model is a function that is not given."
     archive = Archive(run)
     if not archive.out.is_dir(): raise ValueError(f'{run}: there is no such folder')

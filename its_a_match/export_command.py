@@ -59,6 +59,15 @@ def _seeds(about):
     totals = ', '.join(f'{s}: {v}' if isinstance(v, str) else f'{v:.4g} for {s}' for s, v in about['seeds'].items())
     return [f"The networks are those of seed {about['seed']}, whose validation total is lowest ({totals})."]*(len(about['seeds']) > 1)
 
+def _better(run, budget):
+    "What a benchmark recommends for a budget in SNT, if some of it is not trained yet."
+    from its_a_match.export import parse_budget
+    from its_a_match.recommendation import shown_networks
+    from its_a_match.results import BenchmarkResults
+    if budget is None or parse_budget(budget)[1] != 'SNT' or not (run/'results'/'losses.csv').exists(): return []
+    row = BenchmarkResults(run).recommend(parse_budget(budget)[0]).iloc[0]
+    return [f'Recommended for this budget is {shown_networks(row.networks, row.predicted)}; what has a star is not trained yet: {row.train}', '']*bool(row.predicted)
+
 def _record(exported):
     "What `--json` prints."
     return dict(folder=str(exported.folder), latency=jsonlib.loads(exported.latency.to_json(orient='records'))) | exported.about
@@ -80,4 +89,5 @@ def export(
     screen().print(headline(None, _tasks(e)), '')
     screen().print(headline(f"Times on {e.latency.device[0]}, {batch} image{'s'*(batch > 1)} at a time", _latency(e)), '')
     if e.disturbed: screen().print(f'{e.disturbed}.', '', sep='\n')
+    screen().print(*_better(run, budget), sep='\n', end='')
     screen().print(f'The predictor is in {e.folder}', usage(e.folder/'predictor.pt2', e.about), sep='\n')

@@ -172,3 +172,10 @@ def test_the_command_is_told_without_this_machines_paths():
     from its_a_match.benchmark_command import _anonymous
     assert _anonymous('its_a_match benchmark --data data --out out --preset tiny') == 'its_a_match benchmark --data DATA --out RUN --preset tiny'
     assert _anonymous("its_a_match benchmark --data . --max-hours 1.5 --out 'a b'") == 'its_a_match benchmark --data DATA --max-hours 1.5 --out RUN'
+
+def test_export_tells_of_a_recommendation_that_is_not_trained(benchmarked):
+    from its_a_match.export_command import _better
+    for row in BenchmarkResults(benchmarked).recommend().itertuples():
+        told = _better(benchmarked, f'{row.budget:g}')
+        assert bool(told) == bool(row.predicted) and all(n in told[0] for n in row.predicted) and (not told or row.train in told[0])
+    assert _better(benchmarked, '12ms') == _better(benchmarked, None) == []
