@@ -69,6 +69,6 @@ def each(
     except BrokenProcessPool: raise RuntimeError('a process that shared the work was killed, perhaps because memory ran out') from None
     except (ValueError, OSError) as e: raise e from None  # says what is wrong, so the other process's traceback only hides it
     finally:
-        for p in mp.active_children() if ahead else ():
+        for p in mp.active_children():  # they have nothing to do any more, and one that waits for a killed one would wait for ever
             if p not in others: p.terminate()
         pool.shutdown(cancel_futures=True)

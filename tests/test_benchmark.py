@@ -135,7 +135,6 @@ def test_more_tasks_leave_the_folder_readable(tmp_path):
 
 def test_an_encoder_sees_the_shape_of_the_data(tmp_path, tiny_rooms):
     "Its heads double as often as it halves; the campaign tells an encoder from a model of the same name."
-    from its_a_match.benchmarking import prospect
     from its_a_match.assignment import EncoderModel, load_network
     results = benchmark(tiny_rooms, tmp_path, 'tiny', tasks='DE', scores='TD', encoder='small', recipe=get_recipe('balanced', epochs=1, batch=16),
                         processes=1, device='cpu', progress=False, report=False, say=lambda s: None)

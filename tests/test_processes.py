@@ -1,5 +1,6 @@
 "Work shared out over processes."
-import os, subprocess, sys
+import multiprocessing as mp, os, subprocess, sys, time
+from threading import Thread
 
 import pytest
 
@@ -28,3 +29,16 @@ def test_a_script_is_not_run_again(tmp_path):
     assert (run.returncode, run.stdout, run.stderr) == (0, 'once\n1 2\n', '')
 
 def test_cores(): assert 1 <= cores() <= os.cpu_count()
+
+@pytest.mark.parametrize('which', [0, 1])
+def test_an_idle_process_that_is_killed_holds_nobody_up(which):
+    "One of them has the queue to itself while it waits, and would leave the other waiting for ever."
+    others = set(mp.active_children())
+    work = each(abs, range(4), 2)
+    assert [next(work) for _ in range(4)] == [*range(4)]
+    time.sleep(.2)
+    [*(p for p in mp.active_children() if p not in others)][which].kill()
+    end = Thread(target=lambda: list(work), daemon=True)
+    end.start()
+    end.join(20)
+    assert not end.is_alive()

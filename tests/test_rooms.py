@@ -265,13 +265,13 @@ def script(tmp_path_factory):
     path.write_text(textwrap.dedent("""
         import multiprocessing as mp, resource, sys
         from its_a_match.rooms import render_rooms
-        out, processes, limit = sys.argv[1], *map(int, sys.argv[2:])
+        out, processes, limit, buildings = sys.argv[1], *map(int, sys.argv[2:])
         if limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         def tell(done, total): print(done, *(p.pid for p in mp.active_children()), flush=True)
-        render_rooms(out, 'tiny', size=16, buildings=4, processes=processes, progress=tell)
+        render_rooms(out, 'tiny', size=16, buildings=buildings, processes=processes, progress=tell)
         """))
-    def start(out, processes, limit=0):
-        return subprocess.Popen([sys.executable, path, out, str(processes), str(limit)], text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    def start(out, processes, limit=0, buildings=4):
+        return subprocess.Popen([sys.executable, path, out, str(processes), str(limit), str(buildings)], text=True, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     return start
 
 def gone(pids, patience=20):
@@ -324,7 +324,7 @@ def test_ctrl_c(script, expected, tmp_path, processes):
 
 @linux
 def test_a_process_that_dies(script, tmp_path):
-    program = script(tmp_path/'out', 2)
+    program = script(tmp_path/'out', 2, buildings=40)  # so that there is work left
     pids = wait_for(program, 8)
     os.kill(pids[0], signal.SIGKILL)
     error = program.communicate()[1].rstrip().splitlines()[-1]
