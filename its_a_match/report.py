@@ -108,7 +108,7 @@ pre, .output { overflow-x: auto } .output { display: flex; flex-wrap: wrap; gap:
 .output_area:has(.output_markdown) { flex-basis: 100% } p code, li code { overflow-wrap: anywhere } img, svg { max-width: 100%; height: auto }
 table { border-collapse: collapse; margin: .5rem 0; font-size: .9rem; font-variant-numeric: tabular-nums } .rendered_html > table { display: block; overflow-x: auto }
 th, td { border: 0; padding: .22rem .7rem; text-align: right; vertical-align: top } th { font-weight: 600 } thead tr:last-child th { border-bottom: 1px solid #999 }
-table.dataframe { border: 0 } td.text, th.text { text-align: left; min-width: 7rem; overflow-wrap: anywhere } .whole { white-space: nowrap } tbody tr:nth-child(even) { background: #f5f5f5 } table.about th, table.about td { text-align: left; overflow-wrap: anywhere }
+table.dataframe { border: 0 } td.text, th.text { text-align: left; min-width: 7rem; overflow-wrap: anywhere } .whole { white-space: nowrap } tbody tr:nth-child(even) { background: #f5f5f5 } table.about th, table.about td { text-align: left; overflow-wrap: anywhere } table.about th { white-space: nowrap }
 nav { font-size: .85rem; border-bottom: 1px solid #ddd; padding: .4rem 0 } nav a { margin-right: 1.1em; white-space: nowrap; text-decoration: none }
 .headline { font-size: 1.12rem; line-height: 1.45; border-left: 4px solid #0b5394; padding: .1rem 0 .1rem .8rem; margin: .7rem 0; max-width: 50rem } .small { font-size: .85rem; color: #444 }
 @media (max-width: 40rem) { main { padding: .6rem .8rem 3rem } h1 { font-size: 1.4rem } th, td { padding: .2rem .4rem } .headline { font-size: 1.02rem } ul, ol { padding-left: 1.2rem } nav { white-space: nowrap; overflow-x: auto } .output { gap: .2rem } }
