@@ -90,11 +90,16 @@ def _recipe(preset, recipe, **changes):
     from its_a_match.recipes import get_recipe
     return get_recipe(recipe or PRESETS[preset].recipe, **changes) if recipe or changes else None
 
+def _placed(text, data, out):
+    "What is told, with the paths that the files leave out."
+    for option, word, path in (('--data', 'DATA', data), ('--out', 'RUN', out)): text = text.replace(f'{option} {word}', f'{option} {shlex.quote(str(path))}')
+    return text
+
 def _anonymous(command):
     "The command without paths of this machine."
     words = shlex.split(command)
     for option, word in (('--data', 'DATA'), ('--out', 'RUN')):
-        if option in words: words[words.index(option) + 1] = word
+        if option in words and Path(words[at := words.index(option) + 1]).is_absolute(): words[at] = word
     return shlex.join(words)
 
 # %% ../nbs/40_benchmark_command.ipynb #5bda4c48
@@ -125,4 +130,4 @@ def benchmark(
         results = benchmarking.benchmark(data, out, preset.value, networks=more, images=images, engine=engine.value, **cluster, **how,
                                          installation=installation, command=_anonymous(again(context)))
     if json: typer.echo(jsonlib.dumps(jsonlib.loads(results.recommend().to_json(orient='records')), indent=2))
-    else: screen().print(str(results), '', f"The tables are in {out/'results'}. The report:", str((out/'report.html').resolve()), sep='\n')
+    else: screen().print(_placed(str(results), data, out), '', f"The tables are in {out/'results'}. The report:", str((out/'report.html').resolve()), sep='\n')

@@ -183,6 +183,7 @@ def _definite(data, preset, tasks, seeds, scores, recipe, model, encoder, option
     "A `_Choice`; ValueError names what is unknown."
     if preset not in PRESETS: raise ValueError(f"preset {preset!r}: it is none of {', '.join(PRESETS)}")
     if model is not None and encoder is not None: raise ValueError('give a model or an encoder, not both')
+    if isinstance(data, (str, Path)) and not Path(data).is_dir(): raise ValueError(f'{data}: there is no such folder')
     p, scores = PRESETS[preset], [*get_scores(scores)]
     if isinstance(data, dict):
         if lack := [s for s in SPLITS if s not in data]: raise ValueError(f"split {lack[0]!r}: there is no data set for it; there {'is' if len(data) == 1 else 'are'} {', '.join(map(repr, data)) or 'none'}")
@@ -191,7 +192,7 @@ def _definite(data, preset, tasks, seeds, scores, recipe, model, encoder, option
     shape = _shape(data, p, tasks, size, leave_out) if isinstance(data, dict) or encoder is not None else (3, None, None)
     recipe = get_recipe(p.recipe if recipe is None else recipe, **{'flip': False} if recipe is None and (len(shape) != 3 or shape[0] != 3) else {})
     model = EncoderModel(encoder, shape) if encoder is not None else DEFAULT_MODEL if model is None else model
-    if isinstance(model, str) and needs_function(model): get_model(model, tasks[:1])  # which says what there is
+    if encoder is not None or isinstance(model, str) and needs_function(model): get_model(model, tasks[:1], **(options or {}))  # which says what cannot be
     seeds = tuple(p.seeds if seeds is None else whole_numbers('seed', seeds, 0))
     if networks: named(networks, tasks, seeds)
     parts = tuple(x for x in p.parts if x != 'injected' or 'LI' in scores)

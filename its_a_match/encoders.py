@@ -243,5 +243,5 @@ def get_encoder(
 def _call(name, make, arguments):
     "`make(**arguments)`; ValueError if it does not take them."
     try: inspect.signature(make).bind(**arguments)
-    except TypeError as e: raise ValueError(f'{name}: {e}; it takes {", ".join(inspect.signature(make).parameters)}') from None
+    except TypeError as e: raise ValueError(f'{name}: {e}; it takes {", ".join(inspect.signature(make).parameters) or "nothing"}, and is called with {", ".join(arguments)}') from None
     return make(**arguments)

@@ -259,6 +259,7 @@ def best_row(
     even = table[(table.gain_single_lo <= 0) & (table.gain_single_hi >= 0)]
     best = (sure if len(sure) else table).gain_single.idxmax()
     error = np.std([*table.by_seed[best].values()], ddof=1)/len(table.by_seed[best])**.5 if len(sure) else 0.
+    error = max(error, .05)  # less is not seen in a printed number
     some = sure if len(sure) else even if len(even) else table
     if some is not even: some = some[some.gain_single >= table.gain_single[best] - error]
     return int(table.index.get_loc(some.cost.idxmin()))

@@ -85,8 +85,8 @@ def tell_predictions(
     told = 'Networks with a star were not trained: they are predicted from pairs, by the mean of what a task loses with each partner alone.'
     if not len(errors): return f'{told} No larger group was trained that could tell how good such predictions are here.'
     name, (foretold, measured) = errors.index[0], errors.iloc[0]
-    if len(errors) == 1: return (f'{told} How good is that? For {name}, which was trained, pairs predict a gain of {foretold:+.1f} % over the single-task '
-                                 f'networks, and it came to {measured:+.1f} %.')
+    if len(errors) == 1: return (f'{told} How good is that? For {name}, which was trained, pairs predict a gain of {round(foretold, 1) + 0:+.1f} % over the single-task '
+                                 f'networks, and it came to {round(measured, 1) + 0:+.1f} %.')
     off = errors.predicted - errors.measured
     return (f'{told} How good is that? For {len(errors)} larger groups that were trained, predicted gains are off by {off.mean():+.1f} percentage points '
             f'on average, {off.abs().max():.1f} at most.')

@@ -43,7 +43,7 @@ def test_results_can_be_sent_to_somebody(benchmarked, tiny_rooms):
     texts = [p.read_text(encoding='utf-8') for p in (benchmarked/'results').iterdir() if p.suffix in ('.csv', '.json')]
     assert not any(str(place) in t for t in texts for place in (benchmarked, tiny_rooms, tiny_rooms.parent))
     setup = json.loads((benchmarked/'results'/'setup.json').read_text())
-    assert setup['command'] == 'its_a_match benchmark --data DATA --out RUN --preset tiny --processes 2'
+    assert setup['command'] == 'its_a_match benchmark --data DATA --out run --preset tiny --processes 2'
     assert setup['data']['name'] == 'Rooms tiny' and len(setup['data']['fingerprint']) == 64 and setup['device'] and setup['versions']['torch']
 
 def test_the_same_command_goes_on_and_adds(benchmarked, call, tiny_rooms, tmp_path):
@@ -148,7 +148,8 @@ def test_an_encoder_sees_the_shape_of_the_data(tmp_path, tiny_rooms):
 
 @pytest.mark.parametrize('change,said', [
     (dict(data={'val': None}), "split 'train': there is no data set for it"), (dict(data={'train': [], 'val': [], 'test': []}), "split 'train': its data set is empty"),
-    (dict(model='no'), "'no'"), (dict(networks='DX'), 'DX')])
+    (dict(model='no'), "'no'"), (dict(networks='DX'), 'DX'), (dict(data='nowhere'), 'nowhere: there is no such folder'),
+    (dict(model=None, encoder=lambda: None), "unexpected keyword argument 'size'; it takes nothing, and is called with size, channels")])
 def test_refused_before_anything_is_done(change, said, sets, tmp_path):
     with pytest.raises(ValueError, match=said): benchmark(**dict(data=sets, out=tmp_path/'run') | FAST | change)
     assert not (tmp_path/'run').exists()
@@ -168,9 +169,10 @@ def test_few_labels_are_found_for_the_probe():
     assert len(some) == 32 and 17 in some.rows and some.batch(range(32))[2]['E'].any()
 
 def test_the_command_is_told_without_this_machines_paths():
-    from its_a_match.benchmark_command import _anonymous
-    assert _anonymous('its_a_match benchmark --data data --out out --preset tiny') == 'its_a_match benchmark --data DATA --out RUN --preset tiny'
-    assert _anonymous("its_a_match benchmark --data . --max-hours 1.5 --out 'a b'") == 'its_a_match benchmark --data DATA --max-hours 1.5 --out RUN'
+    from its_a_match.benchmark_command import _anonymous, _placed
+    assert _anonymous('its_a_match benchmark --data /data --out /out --preset tiny') == 'its_a_match benchmark --data DATA --out RUN --preset tiny'
+    assert _anonymous("its_a_match benchmark --data . --max-hours 1.5 --out '/a b'") == 'its_a_match benchmark --data . --max-hours 1.5 --out RUN'
+    assert _placed('train: its_a_match benchmark --data DATA --out RUN', '/data', '/a b') == "train: its_a_match benchmark --data /data --out '/a b'"
 
 def test_export_tells_of_a_recommendation_that_is_not_trained(benchmarked):
     from its_a_match.export_command import _better

@@ -258,6 +258,7 @@ def test_headline_takes_the_cheapest_that_is_as_good_as_the_best():
     assert best_row(table({3: [-2, -2.1, -1.9], 4: [2, 2.1, 1.9], 5: [4, 4.1, 4.2]})) == 2
     assert best_row(table({3: [-9, 9, 1], 4: [-5, 5, 3], 5: [-1, 2, 2]})) == 0   # none is beyond chance
     assert best_row(table({3: [-9], 4: [1], 5: [2]})) == 2                        # one seed
+    assert best_row(table({3: [-9], 4: [1], 5: [1.04]})) == 1                     # which reads the same
     assert headline(table({4: [2, 2.1, 1.9]})) == 'With a budget of 4, train cost 4.'
     assert headline(table({3: [-9, 9, 1], 4: [2, 2.1, 1.9]})).startswith('With a budget of 4, train cost 4. With 3, SD + N + K + E cannot be told from the single-task networks (between ')
     assert headline(table({3: [-9, 9, 1]})).startswith('No grouping is distinguishable from the five single-task networks. The cheapest that cannot be told from them is SD + N + K + E, for a budget of 3: between')
