@@ -209,6 +209,16 @@ def only(self:MemoryDataset,
     return other
 
 @patch
+def some(self:MemoryDataset,
+    rows:Sequence[int]|np.ndarray, # numbers of views, in the order that they are to have
+)->MemoryDataset: # it shares its data with this one
+    "The data set with these views alone; IndexError for a view there is not, ValueError for none."
+    if not len(rows): raise ValueError('no view is named')
+    other = copy(self)
+    other._numbers = self._numbers[np.asarray(rows)]
+    return other
+
+@patch
 def share_memory_(self:MemoryDataset)->MemoryDataset: # the data set itself
     "Moves the data to memory that processes started by `torch.multiprocessing` use with this one, without a copy of their own."
     self._map(lambda x: x.share_memory_())

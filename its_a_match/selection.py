@@ -193,18 +193,18 @@ def random_groupings(
     on:pd.DataFrame|None=None,     # table to score the draws on, e.g. test losses; None: `candidates`
     objective:str|Objective='sum', # as in `select_for`
     decoder_cost:float=0.,         # as in `select_for`
+    choose_by:pd.DataFrame|None=None, # table that decides which drawn network serves each task, as in `Selection.on`; None: the one they are scored on
     **options,                     # `weights` and the others of an `Objective`
 )->pd.Series:                      # mean, sem (standard error) and max of the total over complete draws; draws: how many it took in all
     "The total of random choices that use up the budget; ValueError if a million draws hold fewer than `n` complete ones."
     objective = as_objective(objective, options)
     if n < 1: raise ValueError(f"a mean of {n} draws is not a number")
     problem, rng, totals, draws = instance(candidates, [budget], objective, decoder_cost), np.random.default_rng(seed), [], 0
-    table = problem.table if on is None else _aligned(check_candidates(on, 'the other table'), problem.table)
-    loss = to_minimise(table, objective)
-    loss[np.isnan(loss)] = np.inf
+    loss  = _drawable(on, problem, objective, 'the other table')
+    by    = loss if choose_by is None else _drawable(choose_by, problem, objective, 'the table to choose by')
     batch = max(1, min(1000, 2_000_000//len(loss)))
     while len(totals) < n and draws < 1_000_000:
-        best = _draw(rng, loss, problem.cost, problem.budgets[0] + problem.slack, batch)
+        best = _draw(rng, loss, by, problem.cost, problem.budgets[0] + problem.slack, batch)
         ends = np.flatnonzero(np.isfinite(best))[:n - len(totals)]
         totals.extend(best[ends])
         draws += batch if len(totals) < n else ends[-1] + 1
@@ -212,20 +212,27 @@ def random_groupings(
     return pd.Series(dict(mean=np.mean(totals), sem=np.std(totals, ddof=1)/np.sqrt(n) if n > 1 else np.nan, max=np.max(totals), draws=draws))
 
 # %% ../nbs/30_selection.ipynb #70ee0344
-def _aligned(other, table):
+def _aligned(other, table, source='the other table'):
     "`other` with the rows and columns of `table`; ValueError names what it lacks."
     for what, names, there in (('network', table.index, other.index), ('task', table.columns, other.columns)):
-        for name in names.difference(there, sort=False): raise ValueError(f"the {what} {name!r} is not in the other table")
+        for name in names.difference(there, sort=False): raise ValueError(f"the {what} {name!r} is not in {source}")
     return other.loc[table.index, table.columns]
 
-def _draw(rng, loss, cost, budget, batch):
-    "The totals of `batch` random choices, (batch,); inf where a task is unsolved."
+def _drawable(table, problem, objective, source):
+    "What each candidate adds to the objective by `table`, None: their own, (networks, tasks); inf where it does not solve the task."
+    values = to_minimise(problem.table if table is None else _aligned(check_candidates(table, source), problem.table, source), objective)
+    return np.where(np.isnan(values), np.inf, values)
+
+def _draw(rng, loss, by, cost, budget, batch):
+    "The totals of `batch` random choices, each task served by the network that is best by `by`, (batch,); inf where a task is unsolved."
     order = rng.permuted(np.tile(np.arange(len(loss)), (batch, 1)), axis=1)
-    left, best, cheapest = np.full(batch, budget), np.full((batch, loss.shape[1]), np.inf), cost.min()
+    left, cheapest = np.full(batch, budget), cost.min()
+    best, least = (np.full((batch, loss.shape[1]), np.inf) for _ in range(2))
     for n in order.T:
         fits = cost[n] <= left
         left -= np.where(fits, cost[n], 0)
-        best = np.where(fits[:, None], np.minimum(best, loss[n]), best)
+        better = fits[:, None] & (by[n] < least)
+        best, least = np.where(better, loss[n], best), np.where(better, by[n], least)
         if (left < cheapest).all(): break
     return best.sum(1)
 
