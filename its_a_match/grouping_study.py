@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'BUDGETS', 'SMALL', 'LARGE', 'BALANCED', 'FRACTIONS', 'FEW', 'COMPARED', 'SHOWN', 'baselines', 'is_candidate',
-           'solutions', 'totals', 'other_networks', 'few_networks', 'some_views', 'predictions', 'write_predictions',
-           'GroupingResults', 'train_grouping_study']
+           'solutions', 'totals', 'without_task', 'over_seeds', 'verdict', 'other_networks', 'few_networks',
+           'some_views', 'predictions', 'write_predictions', 'GroupingResults', 'train_grouping_study']
 
-# %% ../nbs/44_grouping_study.ipynb #d6303c37
+# %% ../nbs/44_grouping_study.ipynb #0a053106
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -19,6 +19,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastcore.basics import patch
+from scipy import stats
 from torchvision.io import encode_png
 
 from .agenda import whole_numbers
@@ -33,7 +34,7 @@ from .gallery import colour_label, colour_limits
 from .models import DEFAULT_MODEL
 from .predictor import Predictor
 from .recipes import DEFAULT_RECIPE, Recipe, get_recipe
-from .recommendation import mean_candidates
+from .recommendation import mean_candidates, mean_interval
 from .result_files import ResultFiles
 from .results import BenchmarkResults
 from .selection import Selection, pessimal, random_groupings, select_for, select_networks
@@ -51,7 +52,7 @@ def baselines()->list[str]: # 29 names
     large  = [network_name(KEYS, s, columns=KEYS) for s in LARGE]
     return single + large + [network_name(KEYS, s, how, columns=KEYS) for how, sizes in BALANCED.values() for s in sizes]
 
-# %% ../nbs/44_grouping_study.ipynb #78f8d582
+# %% ../nbs/44_grouping_study.ipynb #b9633927
 def is_candidate(
     name:str, # of a network
 )->bool:
@@ -65,9 +66,10 @@ def _these(table, names):
 
 def _fixed(table, budgets):
     "{method: {budget: Selection}} of the methods that choose nothing."
-    independent = {5*s: [network_name([k], s, columns=KEYS) for k in KEYS] for s in (*SMALL, .5, 1)}
-    found = dict(Independent=independent, Traditional={s: [network_name(KEYS, s, columns=KEYS)] for s in (1, *LARGE)})
-    found |= {m: {s: [network_name(KEYS, s, how, columns=KEYS)] for s in sizes} for m, (how, sizes) in BALANCED.items()}
+    keys  = list(table.columns[1:])
+    name  = partial(network_name, columns=keys)
+    found = dict(Independent={len(keys)*s: [name([k], s) for k in keys] for s in (*SMALL, .5, 1)}, Traditional={s: [name(keys, s)] for s in (1, *LARGE)})
+    found |= {m: {s: [name(keys, s, how)] for s in sizes} for m, (how, sizes) in BALANCED.items()}
     made = {m: {b: _these(table, by[b]) for b in budgets if b in by} for m, by in found.items()}
     return {m: {b: s for b, s in by.items() if s is not None} for m, by in made.items()}
 
@@ -83,7 +85,7 @@ def solutions(
     worst = {b: pessimal(val.loc[pool], b) for b in budgets}
     return ours | dict(Pessimal=worst) | _fixed(val, budgets)
 
-# %% ../nbs/44_grouping_study.ipynb #ae5eef79
+# %% ../nbs/44_grouping_study.ipynb #58eedd81
 def totals(
     val:pd.DataFrame,   # candidates, validation losses
     test:pd.DataFrame,  # the same networks, test losses
@@ -95,7 +97,32 @@ def totals(
     rows = {m: {b: s.on(test, choose_by=val).total for b, s in by.items()} for m, by in solutions(val, early, budgets).items()}
     pool = [name for name in val.index if is_candidate(name)]
     rows['Random'] = {b: random_groupings(val.loc[pool], b, n=n, on=test.loc[pool], choose_by=val.loc[pool])['mean'] for b in budgets}
-    return pd.DataFrame(rows, columns=[*rows]).T.reindex(columns=list(budgets)).rename_axis(index='method', columns='budget')
+    return pd.DataFrame(rows).T.reindex(columns=list(budgets)).rename_axis(index='method', columns='budget')
+
+# %% ../nbs/44_grouping_study.ipynb #61cb1518
+def without_task(
+    candidates:pd.DataFrame, # with a column for each task
+    task:str,                # its key
+)->pd.DataFrame:
+    "The candidates that do not solve the task, without its column (*Which tasks*, A.2)."
+    return candidates[candidates[task].isna()].drop(columns=task)
+
+# %% ../nbs/44_grouping_study.ipynb #30850eb3
+def over_seeds(
+    tables:dict, # {seed: table}, all of one shape
+)->tuple[pd.DataFrame, pd.DataFrame]: # mean, and half the width of its 95 % interval (Student's t), NaN with a single seed
+    "The mean over seeds, and how far it may be off."
+    x, like = np.stack([t.to_numpy(float) for t in tables.values()]), next(iter(tables.values()))
+    n = len(x)
+    half = stats.t.ppf(.975, n - 1)*x.std(0, ddof=1)/np.sqrt(n) if n > 1 else np.full(x.shape[1:], np.nan)
+    return tuple(pd.DataFrame(v, like.index, like.columns) for v in (x.mean(0), half))
+
+def verdict(
+    differences:Iterable[float], # one a seed, above 0 where the statement holds
+)->str:                          # 'yes', 'no' or 'tie'
+    "Whether something holds beyond the spread of training; 'tie' if the 95 % interval over seeds holds zero, or there is a single seed."
+    mean, lo, hi = mean_interval(differences)
+    return 'yes' if lo > 0 else 'no' if hi < 0 else 'tie'
 
 # %% ../nbs/44_grouping_study.ipynb #f5970788
 def other_networks(
@@ -122,14 +149,18 @@ def some_views(
     "Part of the training views; a smaller fraction is part of a larger one with the same seed."
     return np.sort(np.random.default_rng(seed).permutation(n)[:max(1, round(n*fraction))])
 
-# %% ../nbs/44_grouping_study.ipynb #b61e7288
+# %% ../nbs/44_grouping_study.ipynb #72ad6f87
+def _more_networks(out, names, seed, folder, model, recipe, device, processes):
+    "Trains networks on the data of the study `out`, in a folder of their own or in its."
+    data = noted_data(out)
+    run(named(names, KEYS, (seed,)), data.root, folder, (), model, recipe, processes, device=device, size=data.size, leave_out=data.leave_out, tasks=KEYS)
+
 COMPARED = 3 # SNT, of the grouping that is trained with another encoder
 
 def _train_other(out, seed, encoder, recipe, device, processes):
     "Trains the best grouping over all seeds with another encoder; writes other.csv."
     names = other_networks(select_networks(GroupingResults(out).candidates('val'), COMPARED))
-    plan  = named([n for some in names.values() for n in some], KEYS, (seed,))
-    run(plan, open_data(noted_data(out)), out/'other', (), encoder, recipe, processes, device=device)
+    _more_networks(out, [n for some in names.values() for n in some], seed, out/'other', encoder, recipe, device, processes)
     write(out/'results'/'other.csv', collect(out/'other').reset_index().assign(encoder=encoder).to_csv(index=False))
 
 def _train_few(out, opened, fraction, seed, model, recipe, device, processes):
@@ -214,7 +245,7 @@ def candidates(self:GroupingResults,
     table = ResultFiles.candidates(self, split, seed)
     return table if baselines else table[[is_candidate(n) for n in table.index]]
 
-# %% ../nbs/44_grouping_study.ipynb #62656c38
+# %% ../nbs/44_grouping_study.ipynb #b88a41b8
 def train_grouping_study(
     data:str|Path|None=None,       # folder of a data set with the five tasks; None: Rooms, rendered if need be
     out:str|Path='runs/which-tasks', # folder of the study, or of a benchmark that becomes one; gone on with if it is there
@@ -224,6 +255,8 @@ def train_grouping_study(
     encoder:str='resnet18',        # the other one
     device:str|None=None,          # as for `benchmark`
     processes:int|None=None,       # as for `benchmark`
+    size:int|None=None,            # as for `benchmark`
+    leave_out:str|None=None,       # as for `benchmark`
     views:Iterable[int]|None=None, # test views for the pictures; None: two
     say:Callable|None=None,        # as for `benchmark`
 )->GroupingResults:
@@ -232,12 +265,13 @@ def train_grouping_study(
     say = say or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
     out, seeds, recipe = Path(out), whole_numbers('seed', seeds, 0), get_recipe(DEFAULT_RECIPE if recipe is None else recipe)
     how, model = dict(recipe=recipe, device=device, processes=processes), model or DEFAULT_MODEL
-    measure = partial(benchmark, data, out, 'full', KEYS, model=model, report=False, say=say, command='its_a_match study which-tasks --train', **how)
+    measure = partial(benchmark, data, out, 'full', KEYS, model=model, size=size, leave_out=leave_out, report=False, say=say,
+                      command='its_a_match study which-tasks --train', **how)
     for s in seeds:
         say(f'seed {s}: the benchmark')
         measure((s,))
         say(f'seed {s}: the baselines')
-        run(named(baselines(), KEYS, (s,)), noted_data(out).root, out, (), model, tasks=KEYS, **how)
+        _more_networks(out, baselines(), s, out, model, **how)
     measure(seeds)  # whose tables now hold the baselines, too
     write_predictions(out, views)
     say('depth and normals with less data')

@@ -56,4 +56,4 @@ def test_program_and_module_are_one(call):
     assert module.stdout == call('--version').stdout != ''
     assert {'select', 'study'} <= set(call('--help').stdout.split())
 
-def test_unknown_study(call): assert (told := call('study', '--only', 12)).returncode == 1 and "no study '12'" in told.stderr
+def test_unknown_study(call): assert (told := call('study', 12)).returncode == 1 and "no study '12'" in told.stderr
