@@ -7,7 +7,7 @@ __all__ = ['KEYS', 'BUDGETS', 'SMALL', 'LARGE', 'BALANCED', 'FRACTIONS', 'FEW', 
            'solutions', 'totals', 'without_task', 'over_seeds', 'verdict', 'other_networks', 'few_networks',
            'some_views', 'predictions', 'write_predictions', 'GroupingResults', 'train_grouping_study']
 
-# %% ../nbs/44_grouping_study.ipynb #0a053106
+# %% ../nbs/44_grouping_study.ipynb #bb20881a
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 from fastcore.basics import patch
 from scipy import stats
-from torchvision.io import encode_png
+from torchvision.io import encode_jpeg
 
 from .agenda import whole_numbers
 from .archive import collect, read_table, write
@@ -173,7 +173,7 @@ def _train_few(out, opened, fraction, seed, model, recipe, device, processes):
     run(named(few_networks(), KEYS, (seed,)), opened | dict(train=part), folder, (), model, replace(recipe, share=same), processes, device=device)
     return collect(folder).reset_index().assign(fraction=fraction, views=len(part))
 
-# %% ../nbs/44_grouping_study.ipynb #78bd735f
+# %% ../nbs/44_grouping_study.ipynb #058c34c6
 SHOWN = 'Traditional', 'Independent', 'ESA', 'HOA', 'Optimal' # methods in the pictures
 
 def predictions(
@@ -204,7 +204,7 @@ def write_predictions(
     views:Iterable[int]|None=None, # numbers of test views; None: two
     budget:float=2.5, # in SNT
 )->None:
-    "Writes predictions.png, a row for each view and task and a column for image, label and each of `SHOWN`, and predictions.json, which says so."
+    "Writes predictions.jpg, a row for each view and task and a column for image, label and each of `SHOWN`, and predictions.json, which says so."
     r = GroupingResults(out)
     seed, count = r.seeds[0], r.setup['data']['views']['test']
     views  = [int(v) for v in ((count//3, 2*count//3) if views is None else views)]
@@ -212,7 +212,7 @@ def write_predictions(
     solves = {m: chosen[m][budget].solves for m in SHOWN}
     shown  = predictions(out, solves, views, seed)
     rows   = [np.hstack([shown[v, '', 'image'], *(shown[v, k, c] for c in ('label', *SHOWN))]) for v in views for k in r.keys]
-    write_bytes(r.folder/'predictions.png', encode_png(torch.from_numpy(np.vstack(rows)).permute(2, 0, 1)).numpy().tobytes())
+    write_bytes(r.folder/'predictions.jpg', encode_jpeg(torch.from_numpy(np.vstack(rows)).permute(2, 0, 1), quality=90).numpy().tobytes())
     write(r.folder/'predictions.json', json.dumps(dict(seed=seed, views=views, tasks=r.keys, columns=['image', 'label', *SHOWN], budget=budget, solves=solves), indent=1))
 
 # %% ../nbs/44_grouping_study.ipynb #7874106d

@@ -15,22 +15,23 @@ from .candidates import Objective, check_candidates
 from .recommendation import _least, with_predicted
 from .selection import Selection, select_networks
 
-# %% ../nbs/37_search.ipynb #cc4899f6
+# %% ../nbs/37_search.ipynb #22bace32
 def recommend_from(
     trained:pd.DataFrame, # candidates that are trained so far, a column for each task, be it empty
     budget:float,         # highest total cost, in the unit of `cost`
     among:Iterable[str]|None=None, # names of the networks that could be trained; None: every group
     objective:str|Objective='sum', # as for `select_for`
     margin:float=0.,      # by what fraction an untrained group may be better than predicted, 0 to below 1
+    predicted:bool=True,  # whether groups that are not trained count
 )->Selection|None:        # None as long as no networks that are known solve every task within the budget
     "The best networks known; once all pairs are trained, larger groups count as predicted from them (HOA of *Which tasks*, section 3.3.2)."
     if not trained.notna().any().all(): return None
-    known = with_predicted(trained)
+    known = with_predicted(trained) if predicted else trained
     known = known.mul(np.where(known.index.isin(trained.index), 1, 1 - margin), axis=0).assign(cost=known.cost)
     if among is not None: known = known[known.index.isin([*trained.index, *among])]
     return select_networks(known, budget, objective=objective) if _least(known) <= budget else None
 
-# %% ../nbs/37_search.ipynb #76a0728c
+# %% ../nbs/37_search.ipynb #e36e6800
 def _first(table):
     "The networks of one task, then those of two."
     n = table.notna().sum(axis=1) - 1
@@ -49,6 +50,7 @@ def search(
     spent:Mapping[str, float]|None=None, # what training each network costs; None: its `cost`
     objective:str|Objective='sum', # as for `select_for`
     margin:float=0.,          # by what fraction an untrained group may be better than predicted, 0 to below 1
+    predicted:bool=True,      # whether groups that are not trained count; False: the best of those that are
 )->pd.DataFrame: # a row per training: network, trained, spent, networks, missing, total, regret; NaN as long as nothing is recommended
     """What is recommended after each training, and by how much its loss, once trained, is above that of the best choice of all candidates.
     ValueError as `select_networks`, for another margin, or names a network whose training has no cost."""
@@ -60,11 +62,11 @@ def search(
     queue, trained, rows = [*(_first(table) if order is None else order)], [], []
     while queue:
         trained.append(queue.pop(0))
-        chosen = recommend_from(table.loc[trained], budget, table.index, objective)
+        chosen = recommend_from(table.loc[trained], budget, table.index, objective, predicted=predicted)
         total  = chosen.on(on, choose_by=table).total if chosen else float('nan')
         rows.append(dict(network=trained[-1], trained=len(trained), spent=sum(spent[n] for n in trained), networks=chosen.networks if chosen else (),
                          missing=len({*chosen.networks} - {*trained}) if chosen else 0, total=total, regret=total - best))
-        if order is None and not queue: queue = _next(recommend_from(table.loc[trained], budget, table.index, objective, margin), trained)
+        if order is None and not queue: queue = _next(recommend_from(table.loc[trained], budget, table.index, objective, margin, predicted), trained)
     return pd.DataFrame(rows)
 
 # %% ../nbs/37_search.ipynb #23f2bc8d
