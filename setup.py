@@ -14,6 +14,7 @@ cfg = config['DEFAULT']
 carried = {'its_a_match.data.published': ('data/published', ['*.csv', '*.md']),
            'its_a_match.data.results.rooms': ('data/results/rooms', ['*.csv', '*.json', '*.md']),
            'its_a_match.data.results.quick': ('data/results/quick', ['*.csv', '*.json', '*.md']),
+           'its_a_match.data.results.which-tasks': ('data/results/which-tasks', ['*.csv', '*.json', '*.jpg', '*.md']),
            'its_a_match.nbs': ('nbs', ['43_benchmark_report.ipynb', '8*.ipynb'])}
 
 extras = {name: cfg[f'{name}_requirements'].split() for name in ('render', 'ray', 'balancing', 'docs', 'dev')}

@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['KEYS', 'BUDGETS', 'SMALL', 'LARGE', 'BALANCED', 'FRACTIONS', 'FEW', 'COMPARED', 'SHOWN', 'baselines', 'is_candidate',
            'solutions', 'totals', 'without_task', 'over_seeds', 'verdict', 'other_networks', 'few_networks',
-           'some_views', 'predictions', 'write_predictions', 'GroupingResults', 'train_grouping_study']
+           'some_views', 'Part', 'part_of', 'predictions', 'write_predictions', 'GroupingResults',
+           'train_grouping_study']
 
-# %% ../nbs/44_grouping_study.ipynb #bb20881a
+# %% ../nbs/44_grouping_study.ipynb #d8ce1135
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -31,6 +32,7 @@ from .campaign import named, run
 from .candidates import higher_order
 from .checkpoints import write_bytes
 from .gallery import colour_label, colour_limits
+from .memory import MemoryDataset
 from .models import DEFAULT_MODEL
 from .predictor import Predictor
 from .recipes import DEFAULT_RECIPE, Recipe, get_recipe
@@ -38,6 +40,7 @@ from .recommendation import mean_candidates, mean_interval
 from .result_files import ResultFiles
 from .results import BenchmarkResults
 from .selection import Selection, pessimal, random_groupings, select_for, select_networks
+from .taskonomy import label_statistics
 from .tasks import TASKONOMY, network_name, parse_network
 
 # %% ../nbs/44_grouping_study.ipynb #6fa71d90
@@ -149,7 +152,31 @@ def some_views(
     "Part of the training views; a smaller fraction is part of a larger one with the same seed."
     return np.sort(np.random.default_rng(seed).permutation(n)[:max(1, round(n*fraction))])
 
-# %% ../nbs/44_grouping_study.ipynb #72ad6f87
+# %% ../nbs/44_grouping_study.ipynb #e6c36626
+class Part(torch.utils.data.Dataset):
+    "Some views of a data set that is not in memory."
+    def __init__(self,
+        dataset:torch.utils.data.Dataset, # with tasks and `batch`
+        rows:Sequence[int]|np.ndarray,    # numbers of its views
+    ): self.dataset, self.tasks, self.rows = dataset, dataset.tasks, np.asarray(rows)
+    def __len__(self)->int: return len(self.rows)
+    def batch(self,
+        indices:Sequence[int]|np.ndarray|slice, # numbers of views of this part
+    )->tuple: # as of the data set
+        "Several views; errors as the data set raises them."
+        return self.dataset.batch(self.rows[indices])
+    def statistics(self)->pd.DataFrame: # as of `label_statistics`
+        "Mean and standard deviation of the labels of this part; ValueError for a task without any."
+        return label_statistics(self, 16, lambda k: f'task {k!r}: none of the {len(self)} views has a label for it')
+
+def part_of(
+    dataset:torch.utils.data.Dataset, # with tasks and `batch`
+    rows:Sequence[int]|np.ndarray,    # numbers of its views
+)->torch.utils.data.Dataset:
+    "These views alone, sharing their data with the data set."
+    return dataset.some(rows) if isinstance(dataset, MemoryDataset) else Part(dataset, rows)
+
+# %% ../nbs/44_grouping_study.ipynb #89f361db
 def _more_networks(out, names, seed, folder, model, recipe, device, processes):
     "Trains networks on the data of the study `out`, in a folder of their own or in its."
     data = noted_data(out)
@@ -166,7 +193,7 @@ def _train_other(out, seed, encoder, recipe, device, processes):
 def _train_few(out, opened, fraction, seed, model, recipe, device, processes):
     "Trains with a fraction of the data; its losses."
     n, folder = len(opened['train']), out/'fractions'/f'1_{round(1/fraction)}'/f'seed-{seed}'
-    part = opened['train'].some(some_views(n, fraction, seed))
+    part = part_of(opened['train'], some_views(n, fraction, seed))
     same = recipe.share*steps_in_pass(n, recipe.batch)/steps_in_pass(len(part), recipe.batch) # as many steps as with all data
     folder.mkdir(parents=True, exist_ok=True)
     write(folder/'statistics.csv', (out/'statistics.csv').read_text(encoding='utf-8'))

@@ -68,11 +68,12 @@ def test_whatever_the_margin(problem, margin):
         assert path.network[i] in recommend_from(table.loc[path.network[:i]], budget, table.index, margin=margin).networks
 
 @settings(max_examples=20)
-@given(st.data())
-def test_in_any_order_all_networks_end_without_regret(data):
+@given(st.data(), st.booleans())
+def test_in_any_order_all_networks_end_without_regret(data, predicted):
     table, budget = data.draw(problems())
-    path = search(table, budget, order=data.draw(st.permutations([*table.index])))
+    path = search(table, budget, order=data.draw(st.permutations([*table.index])), predicted=predicted)
     check_path(path, table)
+    if not predicted: assert not path.missing.any() and all(path.regret.dropna().diff().dropna() <= 1e-9)
     assert len(path) == len(table) and path.regret.iloc[-1] == pytest.approx(0, abs=1e-9) and path.missing.iloc[-1] == 0
     assert path.networks.iloc[-1] == select_networks(table, budget).networks
 
@@ -131,7 +132,7 @@ def test_larger_groups_count_once_all_pairs_are_trained():
     chosen = recommend_from(pairs, 1)
     assert chosen.networks == ('SDNKE',) and chosen.losses.S == pytest.approx(np.mean([VAL.S[n] for n in ('SD', 'SN', 'SK', 'SE')]))
     assert recommend_from(pairs, 1, margin=.1).losses.S == pytest.approx(.9*chosen.losses.S)
-    assert recommend_from(pairs, 1, among=VAL.index.drop('SDNKE')) is None and recommend_from(pairs.drop('KE'), 1) is None
+    assert recommend_from(pairs, 1, among=VAL.index.drop('SDNKE')) is None and recommend_from(pairs.drop('KE'), 1) is None and recommend_from(pairs, 1, predicted=False) is None
     assert recommend_from(VAL, 2.5, margin=.9).total == recommend_from(VAL, 2.5).total  # all are trained
 
 # ---- what cannot be
