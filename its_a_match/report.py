@@ -75,12 +75,13 @@ def show_table(
 STUDIES = {'its-a-match': '80', 'which-tasks': '81', 'rooms': '84'} # name: number of the notebooks
 
 def study_notebooks(
-    studies:Iterable[str]=tuple(STUDIES), # names of studies, or their numbers
+    studies:str|Iterable[str]=tuple(STUDIES), # names of studies, or their numbers; or one of them
 )->list[Path]:                            # of a study of several notebooks in the order of their names
     "The notebooks of the studies; ValueError names one that there is not."
+    studies = [studies] if isinstance(studies, str) else [*studies]
     for s in studies:
         if s not in STUDIES and s not in STUDIES.values(): raise ValueError(f"there is no study {s!r}: choose among {', '.join(STUDIES)}")
-    return [path for s in studies for path in sorted(carried('nbs').glob(f'{STUDIES.get(s, s)}_*.ipynb'))]
+    return [path for s in dict.fromkeys(STUDIES.get(s, s) for s in studies) for path in sorted(carried('nbs').glob(f'{s}_*.ipynb'))]
 
 # %% ../nbs/33_report.ipynb #4c5461ac
 def execute(

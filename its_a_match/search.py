@@ -5,37 +5,90 @@
 # %% auto #0
 __all__ = ['recommend_from', 'search', 'settled']
 
-# %% ../nbs/37_search.ipynb #fd3bc205
+# %% ../nbs/37_search.ipynb #7b0f2d89
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
 
-from .candidates import Objective, check_candidates
-from .recommendation import _least, with_predicted
-from .selection import Selection, select_networks
+from .candidates import Objective, check_candidates, task_groups
+from .selection import Selection, as_objective, select_networks
+from .tasks import canonical_name, network_name, parse_network
 
-# %% ../nbs/37_search.ipynb #22bace32
+# %% ../nbs/37_search.ipynb #6a1f4d29
+def _check_margin(margin):
+    if isinstance(margin, bool) or not isinstance(margin, (int, float)) or not 0 <= margin < 1: raise ValueError(f'the margin is {margin!r}, not a number from 0 to below 1')
+
+def _predicted(trained, costs, objective, margin):
+    "Groups of three and more tasks that are not trained, as their pairs predict them, better by the margin; costs {name: cost}, by which they are known."
+    keys   = list(trained.columns[1:])
+    groups = {n: parse_network(n, keys) for n in costs if n not in trained.index}
+    groups = {n: g.tasks for n, g in groups.items() if len(g.tasks) > 2 and g.size == 1 and not (g.variant or g.injected)}
+    pair   = {frozenset(parse_network(n, keys).tasks): n for n in trained.index[trained.notna().sum(axis=1) == 3] if parse_network(n, keys).size == 1}
+    groups = {n: g for n, g in groups.items() if all(frozenset(two) in pair for two in combinations(g, 2))}
+    rows   = {n: {t: np.mean([trained.at[pair[frozenset((t, p))], t] for p in g if p != t]) for t in g} for n, g in groups.items()}
+    table  = pd.DataFrame.from_dict(rows, orient='index', columns=keys, dtype=float)
+    better = np.array([1. if t in objective.higher_is_better else -1. for t in keys])
+    table += better*margin*table.abs()
+    table.insert(0, 'cost', [float(costs[n]) for n in table.index])
+    return table
+
 def recommend_from(
-    trained:pd.DataFrame, # candidates that are trained so far, a column for each task, be it empty
+    trained:pd.DataFrame, # candidates that are trained so far, a column for each task
     budget:float,         # highest total cost, in the unit of `cost`
-    among:Iterable[str]|None=None, # names of the networks that could be trained; None: every group
+    costs:Mapping[str, float]|None=None, # name -> cost of the networks that could be trained; None: every group, at what a pair costs
     objective:str|Objective='sum', # as for `select_for`
-    margin:float=0.,      # by what fraction an untrained group may be better than predicted, 0 to below 1
+    margin:float=0.,      # by what fraction of itself the prediction of an untrained group may be too pessimistic, 0 to below 1
     predicted:bool=True,  # whether groups that are not trained count
-)->Selection|None:        # None as long as no networks that are known solve every task within the budget
-    "The best networks known; once all pairs are trained, larger groups count as predicted from them (HOA of *Which tasks*, section 3.3.2)."
-    if not trained.notna().any().all(): return None
-    known = with_predicted(trained) if predicted else trained
-    known = known.mul(np.where(known.index.isin(trained.index), 1, 1 - margin), axis=0).assign(cost=known.cost)
-    if among is not None: known = known[known.index.isin([*trained.index, *among])]
-    return select_networks(known, budget, objective=objective) if _least(known) <= budget else None
+)->Selection:
+    """The best networks known. Larger groups whose pairs are all trained count as predicted from them (HOA of *Which tasks*, section 3.3.2). ValueError as
+    `select_networks`: as long as the networks so far do not solve every task within the budget, say."""
+    _check_margin(margin)
+    table, objective = check_candidates(trained), as_objective(objective, {})
+    if costs is None: costs = dict.fromkeys(task_groups(list(table.columns[1:]))[0], table.cost[table.notna().sum(axis=1) == 3].max())
+    known = pd.concat([table, _predicted(table, dict(costs), objective, margin)]) if predicted else table
+    return select_networks(known, budget, objective=objective)
 
-# %% ../nbs/37_search.ipynb #e36e6800
-def _first(table):
-    "The networks of one task, then those of two."
-    n = table.notna().sum(axis=1) - 1
-    return [*table.index[n == 1], *table.index[n == 2]]
+# %% ../nbs/37_search.ipynb #8a1800b4
+def _first(table, tasks):
+    "The networks of one task, those of two, and larger ones that pairs cannot predict; ValueError names a pair that is missing."
+    nets = {n: parse_network(n, tasks) for n in table.index}
+    pairs = {frozenset(g.tasks) for g in nets.values() if len(g.tasks) == 2 and g.size == 1 and not (g.variant or g.injected)}
+    for g in nets.values():
+        lack = [two for two in combinations(g.tasks, 2) if frozenset(two) not in pairs]
+        if len(g.tasks) > 2 and lack: raise ValueError(f'the pair {network_name(lack[0], columns=tasks)!r} is missing, which searching among larger groups needs; give an order to train in')
+    odd = [n for n, g in nets.items() if len(g.tasks) > 2 and (g.size != 1 or g.variant or g.injected)]
+    return [*(n for n, g in nets.items() if len(g.tasks) == 1), *(n for n, g in nets.items() if len(g.tasks) == 2), *odd]
+
+def _own_names(names, table, tasks):
+    "Names, however they are spelt, as the table has them where it has them."
+    own = {canonical_name(n, tasks): n for n in table.index}
+    return [own.get(c := canonical_name(n, tasks), c) for n in names]
+
+def _order(order, table, tasks):
+    "The names of an order as the table has them; ValueError names one that it lacks, or that comes twice."
+    names = _own_names(order, table, tasks)
+    for i, n in enumerate(names):
+        if n not in table.index: raise ValueError(f'the order names the network {n!r}, which is no candidate')
+        if n in names[:i]: raise ValueError(f'the order names the network {n!r} twice')
+    if not names: raise ValueError('the order names no network')
+    return names
+
+def _spent(spent, table, tasks):
+    "{network: what training it costs}; ValueError names one without a finite number."
+    given = dict(zip(_own_names(dict(spent), table, tasks), dict(spent).values()))
+    for n in table.index:
+        if n not in given: raise ValueError(f'network {n!r}: what training it costs is not given')
+        if isinstance(v := given[n], str) or v is None or not np.isfinite(v): raise ValueError(f'network {n!r}: what training it costs is {v!r}, not a number')
+    return given
+
+# %% ../nbs/37_search.ipynb #25d846ae
+def _so_far(*args, **options):
+    "As `recommend_from`; None as long as the networks so far give no choice, which all candidates together do."
+    try: return recommend_from(*args, **options)
+    except ValueError: return None
 
 def _next(chosen, trained):
     "The recommended network that is to be trained next, as a list; empty if all are trained, or nothing is recommended."
@@ -48,31 +101,35 @@ def search(
     order:Iterable[str]|None=None, # names in the order in which they are trained; None: as recommended
     on:pd.DataFrame|None=None,     # table of the losses to report (test); None: `candidates`
     spent:Mapping[str, float]|None=None, # what training each network costs; None: its `cost`
-    objective:str|Objective='sum', # as for `select_for`
-    margin:float=0.,          # by what fraction an untrained group may be better than predicted, 0 to below 1
+    objective:str|Objective='sum', # as for `select_for`; a 'relative' one is relative to the single-task networks of all candidates
+    margin:float=0.,          # as for `recommend_from`, when the next network is chosen
     predicted:bool=True,      # whether groups that are not trained count; False: the best of those that are
 )->pd.DataFrame: # a row per training: network, trained, spent, networks, missing, total, regret; NaN as long as nothing is recommended
-    """What is recommended after each training, and by how much its loss, once trained, is above that of the best choice of all candidates.
-    ValueError as `select_networks`, for another margin, or names a network whose training has no cost."""
-    if not 0 <= margin < 1: raise ValueError(f'the margin is {margin!r}, not from 0 to below 1')
-    table = check_candidates(candidates)
-    on, spent = table if on is None else on, table.cost if spent is None else spent
-    if lack := [n for n in table.index if n not in spent]: raise ValueError(f'network {lack[0]!r}: what training it costs is not given')
-    best = select_networks(table, budget, objective=objective).on(on, choose_by=table).total
-    queue, trained, rows = [*(_first(table) if order is None else order)], [], []
+    """What is recommended after each training, and by how much its loss, once trained, is above that of the choice among all candidates.
+    ValueError as `select_networks`, for another margin, a pair that is missing, or a network whose training has no cost."""
+    _check_margin(margin)
+    table, objective = check_candidates(candidates), as_objective(objective, {})
+    tasks = list(table.columns[1:])
+    on    = table if on is None else check_candidates(on, 'the other table')
+    spent = _spent(table.cost if spent is None else spent, table, tasks)
+    best  = select_networks(table, budget, objective=objective).on(on, choose_by=table).total
+    known = replace(objective, reference={t: table.at[network_name([t], columns=tasks), t] for t in tasks}) if objective.kind == 'relative' and not objective.reference else objective
+    how   = dict(costs=table.cost, objective=known, predicted=predicted)
+    queue, trained, rows = _first(table, tasks) if order is None else _order(order, table, tasks), [], []
     while queue:
         trained.append(queue.pop(0))
-        chosen = recommend_from(table.loc[trained], budget, table.index, objective, predicted=predicted)
-        total  = chosen.on(on, choose_by=table).total if chosen else float('nan')
+        chosen = _so_far(table.loc[trained], budget, **how)
+        total  = replace(chosen, objective=objective).on(on, choose_by=table).total if chosen else float('nan')
         rows.append(dict(network=trained[-1], trained=len(trained), spent=sum(spent[n] for n in trained), networks=chosen.networks if chosen else (),
                          missing=len({*chosen.networks} - {*trained}) if chosen else 0, total=total, regret=total - best))
-        if order is None and not queue: queue = _next(recommend_from(table.loc[trained], budget, table.index, objective, margin, predicted), trained)
+        if order is None and not queue: queue = _next(_so_far(table.loc[trained], budget, margin=margin, **how), trained)
     return pd.DataFrame(rows)
 
-# %% ../nbs/37_search.ipynb #23f2bc8d
+# %% ../nbs/37_search.ipynb #aca2a0fd
 def settled(
     path:pd.DataFrame, # of `search`
 )->int:                # networks
-    "After how many trainings the recommendation is the one that it ends with."
+    "After how many trainings the recommendation is the one that it ends with; ValueError if nothing is ever recommended."
     same = [set(n) == set(path.networks.iloc[-1]) for n in path.networks]
-    return int(path.trained[len(same) - next((i for i, x in enumerate(reversed(same)) if not x), len(same))])
+    if not len(path.networks.iloc[-1]): raise ValueError('nothing is ever recommended')
+    return int(path.trained.iloc[len(same) - next((i for i, x in enumerate(reversed(same)) if not x), len(same))])

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['HEADLINES', 'TRAINED', 'study']
 
-# %% ../nbs/40_study_command.ipynb #9255d81e
+# %% ../nbs/40_study_command.ipynb #2a51e418
+import shlex
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +14,7 @@ from typing import Annotated
 import pandas as pd
 import typer
 
-from .terminal import app, headline, option_numbers, plain_warnings, resumable, screen
+from .terminal import app, given, headline, option_numbers, plain_warnings, resumable, screen
 
 # %% ../nbs/40_study_command.ipynb #fc0d6450
 HEADLINES = {'which_tasks_table_7_compared': ('Total test loss under each budget: Which tasks, Table 7, regenerated and as printed', None),
@@ -39,12 +40,30 @@ _LeaveOut = Annotated[Path, _training(metavar='LIST', help='Views not to use: wh
 _Device = Annotated[str, _where(metavar='NAME', help='cpu, cuda, …; a GPU, if there is one, where not given.')]
 _Processes = Annotated[int, _where(metavar='N', min=1, help='How many networks are trained at once; one for every processor, or GPU, where not given.')]
 
-# %% ../nbs/40_study_command.ipynb #7c7dd36d
+# %% ../nbs/40_study_command.ipynb #dc3aab5a
 def _check(studies, train, run, options):
-    "A usage error for options that do not go together."
-    if (train or run) and studies and TRAINED not in studies: raise typer.BadParameter(f'it is for the study {TRAINED}', param_hint='--train' if train else '--run')
+    "A usage error for options that do not go together; ValueError for a study that there is not."
+    from its_a_match.report import STUDIES, study_notebooks
+    study_notebooks(studies)
+    if (train or run) and studies and not {TRAINED, STUDIES[TRAINED]} & {*studies}: raise typer.BadParameter(f'it is for the study {TRAINED}', param_hint='--train' if train else '--run')
     if not train and (idle := [f'--{k.replace("_", "-")}' for k, v in options.items() if v is not None]):
         raise typer.BadParameter('it is for --train', param_hint=', '.join(idle))
+    if not train and run:
+        from its_a_match.grouping_methods import GroupingResults
+        GroupingResults(run)  # which says what is missing
+
+def _usable(seeds, recipe):
+    "A usage error for what no training could do."
+    from its_a_match.agenda import whole_numbers
+    from its_a_match.recipes import get_recipe
+    for hint, f, value in (('--seeds', lambda v: whole_numbers('seed', v, 0), seeds), ('--recipe', get_recipe, recipe)):
+        try: value is None or f(value)
+        except ValueError as e: raise typer.BadParameter(str(e), param_hint=hint) from None
+
+def _command(options):
+    "The command that trains with these options, without paths of this machine."
+    text = lambda k, v: {'data': 'DATA', 'leave_out': 'LIST'}.get(k) or (','.join(map(str, v)) if isinstance(v, list) else str(v))
+    return shlex.join(['its_a_match', 'study', TRAINED, '--train', *(w for k, v in options.items() if v is not None for w in (f'--{k.replace("_", "-")}', text(k, v)))])
 
 def _told(out, page):
     "Prints the headline tables and where the rest is."
@@ -54,7 +73,7 @@ def _told(out, page):
     console.print(f"{len(list(out.glob('*.csv')))} tables and {len(list(out.glob('*.svg')))} figures are in {out}. The report:")
     console.print(str(page.resolve()))
 
-# %% ../nbs/40_study_command.ipynb #24537ef6
+# %% ../nbs/40_study_command.ipynb #5ce3550b
 @app.command(epilog="""For example: its_a_match study
 
 its_a_match study which-tasks --train --seeds 0""")
@@ -65,12 +84,13 @@ def study(
 )->None:
     "Regenerate every table and figure of the papers and of our study on Rooms, from committed numbers or newly trained networks."
     options = dict(data=data, seeds=option_numbers('--seeds', seeds, int, '0,1,2'), model=model, recipe=recipe, size=size, leave_out=leave_out and str(leave_out), device=device, processes=processes)
-    _check(studies, train, run, options)
-    from its_a_match.report import STUDIES, run_study, study_notebooks
-    study_notebooks(studies := studies or [*STUDIES])  # which names what is unknown
+    _check(studies or [], train, run, options)
+    from its_a_match.report import STUDIES, run_study
+    studies = studies or [*STUDIES]
     if train:
+        _usable(options['seeds'], recipe)
         from its_a_match.grouping_study import train_grouping_study
         run = run or out/'networks'
-        with resumable(), plain_warnings(): train_grouping_study(out=run, **{k: v for k, v in options.items() if v is not None})
+        with resumable(), plain_warnings(): train_grouping_study(out=run, command=_command(options), **given(**options))
     with screen().status('') as status: page = run_study(out, studies, lambda name: status.update(f'running {name}'), run)
     _told(out, page)
