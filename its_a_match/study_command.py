@@ -73,7 +73,7 @@ def _told(out, page):
     console.print(f"{len(list(out.glob('*.csv')))} tables and {len(list(out.glob('*.svg')))} figures are in {out}. The report:")
     console.print(str(page.resolve()))
 
-# %% ../nbs/40_study_command.ipynb #5ce3550b
+# %% ../nbs/40_study_command.ipynb #ab8f0e86
 @app.command(epilog="""For example: its_a_match study
 
 its_a_match study which-tasks --train --seeds 0""")
@@ -82,7 +82,7 @@ def study(
     data: _Data = None, seeds: _Seeds = None, model: _Model = None, recipe: _Recipe = None, size: _Size = None, leave_out: _LeaveOut = None,
     device: _Device = None, processes: _Processes = None,
 )->None:
-    "Regenerate every table and figure of the papers and of our study on Rooms, from committed numbers or newly trained networks."
+    "Regenerate the tables and figures of the papers and of our study on Rooms, from committed numbers or new networks."
     options = dict(data=data, seeds=option_numbers('--seeds', seeds, int, '0,1,2'), model=model, recipe=recipe, size=size, leave_out=leave_out and str(leave_out), device=device, processes=processes)
     _check(studies or [], train, run, options)
     from its_a_match.report import STUDIES, run_study
