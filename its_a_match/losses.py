@@ -47,6 +47,24 @@ def _cross_entropy(output, target, mask, reduction):
 
 TERMS = {'l1': _l1, 'l2': _l2, 'cross-entropy': _cross_entropy}
 
+# %% ../nbs/10_losses.ipynb #a74ae73f
+def _pairs(x, side):
+    "`x` (..., H, W) beside itself moved to the left and up, in four ways: next to it and an eighth of the `side` away."
+    for s in (1, max(2, side//8)):
+        yield x[..., :-s], x[..., s:], (..., slice(None), slice(None, -s))
+        yield x[..., :-s, :], x[..., s:, :], (..., slice(None, -s), slice(None))
+
+def _metric(output, target, mask, reduction):
+    output = torch.where(mask[:, None], output, 0)
+    total, count = output.new_zeros(target.shape), output.new_zeros(target.shape)
+    for (a, b, at), (s, t, _), (m, n, _) in zip(*(_pairs(x, target.shape[-1]) for x in (output, target, mask))):
+        d, both = (a - b).square().sum(1) + .01, m & n
+        total[at] += torch.where(both, torch.where(s == t, F.softplus(d) - math.log(2), -(d/2).tanh().log()), 0)
+        count[at] += both
+    return _reduced(total/count.clamp(min=1), reduction)
+
+TERMS['metric'] = _metric
+
 # %% ../nbs/10_losses.ipynb #63236588
 def _own(term, key):
     "A user's `term` (output, target) -> one number for each of the target's, made safe; ValueError names the task if the shape is another."
@@ -60,9 +78,9 @@ def _own(term, key):
 
 def _term(task, given):
     "The function of a task's term, by name or as given; ValueError names the task of one that cannot be."
-    allowed = ('cross-entropy',) if task.kind == 'classes' else ('l1', 'l2')
+    allowed = ('l1', 'l2') if task.kind != 'classes' else ('cross-entropy', 'metric')[:1 + (not task.per_image)]
     if callable(given): return _own(given, task.key)
-    if given is None: return TERMS[allowed[0]]
+    if given is None: return TERMS[task.term or allowed[0]]
     if given not in allowed:
         raise ValueError(f"task {task.key!r}: the term {given!r} is not one for {task.kind}: {' or '.join(allowed)}, or a function")
     return TERMS[given]

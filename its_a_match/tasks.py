@@ -8,8 +8,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 # %% auto #0
-__all__ = ['TASKONOMY', 'LETTERS', 'RGB', 'MODALITIES', 'Task', 'get_tasks', 'NetworkName', 'network_name', 'parse_network',
-           'canonical_name', 'display_name']
+__all__ = ['TASKONOMY', 'LETTERS', 'RGB', 'MODALITIES', 'GEOMETRY', 'SELF_SUPERVISED', 'DICTIONARY', 'Task', 'get_tasks',
+           'NetworkName', 'network_name', 'parse_network', 'canonical_name', 'display_name']
 
 # %% ../nbs/00_tasks.ipynb #fcca9586
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class Task:
     vector:bool=False            # dense: the channels are a vector of length 1, and one stored shorter than a half is no label
     normalise:str='standard'     # before training: 'standard' (to mean 0, standard deviation 1 over the training labels) or 'none'
     per_image:bool=False         # classes: one id for the whole image
+    term:str=''                  # what a pixel adds to its loss, as of `TaskLosses`; '' for the usual of its kind
 
     def __post_init__(self):
         for field, value in (('label', self.label or self.name), ('short', self.short or self.label or self.name)):
@@ -57,6 +58,8 @@ def _wrong(t):
     if t.vector and t.kind != 'dense': return 'only a dense task can be a vector at each pixel'
     if t.per_image and t.kind != 'classes': return 'per_image is for classes; numbers for the whole image are of the kind number'
     if t.normalise not in ('standard', 'none'): return f"normalise is {t.normalise!r}, not 'standard' or 'none'"
+    terms = ('cross-entropy', 'metric') if t.kind == 'classes' and not t.per_image else ('cross-entropy',) if t.kind == 'classes' else ('l1', 'l2')
+    if t.term and t.term not in terms: return f"the term {t.term!r} is not one for {t.kind}: {' or '.join(terms)}"
 
 # %% ../nbs/00_tasks.ipynb #1cd64a4b
 TASKONOMY = (
@@ -69,12 +72,30 @@ LETTERS = tuple(t.letter for t in TASKONOMY)
 RGB = Task('rgb', '', 'Image', 'Image', channels=3, scale=1/255, valid=(0, 1), normalise='none')  # the input, stored as a label is
 MODALITIES = (RGB, *TASKONOMY)  # all that a view of the study has
 
+# %% ../nbs/00_tasks.ipynb #f789e0b2
+_depth, _response = (dict(bits=16, scale=1/512, unit='m', invalid=65535, valid=(0, 128)), dict(bits=16, scale=1/65535, valid=(0, 1)))
+_pieces, _image = (dict(kind='classes', channels=32, invalid=0, normalise='none', term='metric'), dict(channels=3, scale=1/255, valid=(0, 1)))
+GEOMETRY = (
+    Task('depth_euclidean',     '', 'Euclidean Distance',     'Distance',  **_depth),
+    Task('reshading',           '', 'Reshading',              'Reshading', scale=1/255, valid=(0, 1)),
+    Task('edge_occlusion',      '', 'Occlusion Edges',        'Occlusion', **_response),
+    Task('keypoints3d',         '', '3D Keypoints',           '3D Keypts', **_response),
+    Task('principal_curvature', '', 'Principal Curvature',    'Curvature', channels=2, scale=1/127, zero=127, valid=(-1, 1)),
+    Task('segment_unsup2d',     '', '2D Segmentation',        '2D Segm.',  **_pieces),
+    Task('segment_unsup25d',    '', '2.5D Segmentation',      '2.5D Segm.', **_pieces))
+SELF_SUPERVISED = (
+    Task('autoencoding', '', 'Autoencoding', 'Autoenc.', **_image),
+    Task('denoising',    '', 'Denoising',    'Denoising', **_image),
+    Task('inpainting',   '', 'Inpainting',   'Inpainting', **_image),
+    Task('colorization', '', 'Colorization', 'Colour', channels=2, valid=(-128, 128)))
+DICTIONARY = (*TASKONOMY, *GEOMETRY, *SELF_SUPERVISED)
+
 # %% ../nbs/00_tasks.ipynb #000a9b59
 def get_tasks(
     tasks:str|Task|Sequence[str|Task], # names, letters or `Task`s, or one text: a name or several letters ('SDN')
 )->tuple[Task, ...]:                   # of `Task`; Taskonomy's first and in the order of the columns, then the others as given
     "The tasks that `tasks` names; ValueError names the one that is unknown or comes twice."
-    known = {n: t for t in TASKONOMY for n in (t.name, t.letter)}
+    known = {n: t for t in DICTIONARY for n in (t.name, t.letter) if n}
     if isinstance(tasks, Task): tasks = [tasks]
     if isinstance(tasks, str): tasks = list(tasks) if set(tasks) <= set(LETTERS) else [tasks]
     for t in tasks:
