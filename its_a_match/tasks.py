@@ -74,7 +74,7 @@ MODALITIES = (RGB, *TASKONOMY)  # all that a view of the study has
 
 # %% ../nbs/00_tasks.ipynb #f789e0b2
 _depth, _response = (dict(bits=16, scale=1/512, unit='m', invalid=65535, valid=(0, 128)), dict(bits=16, scale=1/65535, valid=(0, 1)))
-_pieces, _image = (dict(kind='classes', channels=32, invalid=0, normalise='none', term='metric'), dict(channels=3, scale=1/255, valid=(0, 1)))
+_pieces, _image = (dict(kind='classes', channels=16, invalid=0, normalise='none', term='metric'), dict(channels=3, scale=1/255, valid=(0, 1)))
 GEOMETRY = (
     Task('depth_euclidean',     '', 'Euclidean Distance',     'Distance',  **_depth),
     Task('reshading',           '', 'Reshading',              'Reshading', scale=1/255, valid=(0, 1)),

@@ -11,7 +11,8 @@ from its_a_match.assignment import DataFolder, noted_data, open_data
 from its_a_match.benchmarking import PRESETS
 from its_a_match.candidates import check_candidates
 from its_a_match.grouping_methods import BUDGETS, KEYS, GroupingResults, baselines, is_candidate, over_seeds, solutions, totals, verdict, without_task
-from its_a_match.grouping_study import FRACTIONS, SHOWN, few_networks, other_networks, part_of, predictions, some_views, train_grouping_study, write_predictions
+from its_a_match.grouping_study import FRACTIONS, SHOWN, few_networks, other_networks, predictions, train_grouping_study, write_predictions
+from its_a_match.memory import part_of, some_views
 from its_a_match.published import which_tasks_losses, which_tasks_table
 from its_a_match.recipes import get_recipe
 from its_a_match.selection import select_networks
