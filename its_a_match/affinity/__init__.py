@@ -21,12 +21,14 @@ from .taxonomy import taxonomical_distance
 from .attribution import input_attribution_similarity
 from .representation import centred_kernel_alignment, representation_similarity
 from .injection import label_injection
+from .transfer import transfer_affinity
 from .gradients import COLUMNS, GradientProbe, gradient_similarity, gradient_transference
 from ..archive import Archive, collect, fingerprint, read_table, write
 from ..agenda import whole_numbers
 from ..assignment import DataFolder, called, campaign_tasks, load_network, noted_data, open_split, versions
 from ..cache import cached
 from ..campaign import named, run
+from ..memory import in_memory
 from ..models import MultiTaskNet
 from ..recipes import Recipe
 from ..tasks import network_name
@@ -36,12 +38,12 @@ from ..taskonomy import TaskonomyDataset
 __all__ = ['REASONS', 'needed', 'lacking', 'train_lacking', 'RunEvidence', 'Scored', 'score_run', 'read_scores', 'NEEDS',
            'SCORES', 'Evidence', 'Score', 'compute', 'get_scores', 'pairwise', 'score', 'settling',
            'taxonomical_distance', 'input_attribution_similarity', 'representation_similarity',
-           'centred_kernel_alignment', 'label_injection', 'GradientProbe', 'gradient_similarity',
+           'centred_kernel_alignment', 'label_injection', 'transfer_affinity', 'GradientProbe', 'gradient_similarity',
            'gradient_transference']
 
 # %% ../../nbs/26_scores.ipynb #a827221b
 _all_ = ['NEEDS', 'SCORES', 'Evidence', 'Score', 'compute', 'get_scores', 'pairwise', 'score', 'settling', 'taxonomical_distance',
-         'input_attribution_similarity', 'representation_similarity', 'centred_kernel_alignment', 'label_injection', 'GradientProbe',
+         'input_attribution_similarity', 'representation_similarity', 'centred_kernel_alignment', 'label_injection', 'transfer_affinity', 'GradientProbe',
          'gradient_similarity', 'gradient_transference']
 
 # %% ../../nbs/26_scores.ipynb #3c11cb5b
@@ -124,16 +126,18 @@ def train_lacking(
         if plans: run(pd.concat(plans), data, folder, probes={'gradients': GradientProbe}, **how)
 
 # %% ../../nbs/26_scores.ipynb #38a967de
-def _test_views(out, data):
-    "The test data set of a campaign; ValueError if it is another."
-    if isinstance(data, dict): opened = _given(out, 'test', data['test'])
+def _views(out, data, split):
+    "A data set of a campaign, 'train' or 'test'; ValueError if it is another."
+    if isinstance(data, dict):
+        if split not in data: raise ValueError(f'the data has no split {split!r}')
+        opened = _given(out, split, data[split])
     else:
         held   = _folder(out, data)
-        opened = cached(TaskonomyDataset(held.root, 'test', held.tasks, held.size, 'any', held.leave_out))
-    about = json.loads((Path(out)/'campaign.json').read_text(encoding='utf-8'))['data']['test']
+        opened = cached(TaskonomyDataset(held.root, split, held.tasks, held.size, 'any', held.leave_out))
+    about = json.loads((Path(out)/'campaign.json').read_text(encoding='utf-8'))['data'][split]
     found = fingerprint(opened, [])
     if any(about[k] != found[k] for k in ('views', 'shape', 'image')):
-        raise ValueError(f"{out}: its networks were tested on other data, {about['views']} views of {about['shape']} values; this has {found['views']} of {found['shape']}")
+        raise ValueError(f"{out}: its networks {'learned from' if split == 'train' else 'were tested on'} other data, {about['views']} views of {about['shape']} values; this has {found['views']} of {found['shape']}")
     return opened
 
 def _test_losses(out, seed):
@@ -174,7 +178,9 @@ class RunEvidence:
         self.tasks, self.keys, self._place = tuple(campaign_tasks(out).values()), list(campaign_tasks(out)), data
 
     @cached_property
-    def data(self)->Dataset: return _test_views(self.out, self._place)
+    def data(self)->Dataset: return _views(self.out, self._place, 'test')
+    @cached_property
+    def train(self)->Dataset: return in_memory(_views(self.out, self._place, 'train'))
     @cached_property
     def losses(self)->pd.DataFrame: return _test_losses(self.out, self.seed)
     @cached_property

@@ -135,6 +135,7 @@ class Evidence:
     tasks:tuple[Task, ...]|None=None    # `Task`s
     networks:dict[str, MultiTaskNet]|None=None # {key: network that has learned this task}, for scores its own single-task network
     data:Dataset|torch.Tensor|None=None # data set of test views, or images (N, C, H, W) or vectors (N, F)
+    train:Dataset|None=None             # data set of the views that networks learned from
     losses:pd.DataFrame|None=None       # test losses: index `network` ('S', 'D', 'S<D', …), a column per task
     probes:pd.DataFrame|None=None       # what was measured while joint networks learned, one row per network, step, partner and target
 
