@@ -23,7 +23,7 @@ else: Dataset = object
 
 # %% auto #0
 __all__ = ['SPLITS', 'ENDS', 'MEASURED', 'Archive', 'fingerprint', 'differences', 'describe', 'write', 'read_table',
-           'open_archive', 'finish', 'states', 'collect']
+           'open_archive', 'finish', 'states', 'collect', 'read_statistics']
 
 # %% ../nbs/14_archive.ipynb #59d04236
 SPLITS = ('val', 'test', 'early') # for which a network has losses
@@ -276,6 +276,14 @@ def collect(
     keys  = sorted(rows, key=lambda k: k[:2])  # networks stay in the order of the plan
     index = pd.MultiIndex.from_tuples(keys, names=['split', 'seed', 'network']) if keys else pd.MultiIndex.from_arrays([[]]*3, names=['split', 'seed', 'network'])
     return pd.DataFrame([rows[k] for k in keys], index, ['cost', *tasks], dtype=float)
+
+# %% ../nbs/14_archive.ipynb #ee375b42
+def read_statistics(
+    out:str|Path, # folder of a campaign
+)->pd.DataFrame:  # index `task`, `channel`; `mean`, `std`, `labelled`
+    "The statistics of the labels that a campaign's networks learned from; FileNotFoundError if there are none, ValueError if the file is damaged."
+    numbers = ['mean', 'std', 'labelled']
+    return read_table(Path(out)/'statistics.csv', numbers, ['task', 'channel']).astype({'channel': int}).set_index(['task', 'channel'])[numbers]
 
 # %% ../nbs/14_archive.ipynb #6ec5ad9f
 @patch

@@ -19,7 +19,7 @@ from .encoding import decode, open_image, read_counts
 from .folders import class_names, folder_views, read_splits, view_folders
 from .processes import cores, each
 from .published import match_buildings
-from .tasks import MODALITIES, RGB, TASKONOMY, Task, get_tasks
+from .tasks import DICTIONARY, RGB, Task, get_tasks
 
 # %% auto #0
 __all__ = ['PROBLEMS', 'NOTES', 'Finding', 'examine_file', 'check_data', 'summary', 'quarantine']
@@ -96,7 +96,7 @@ _File = namedtuple('_File', [*_VIEW, 'modality', 'file'])
 class _Files:
     "The files below `root`, where tasks called `names` may be among those that are known."
     def __init__(self, root, names):
-        order = [t.name for t in MODALITIES]
+        order = [t.name for t in (RGB, *DICTIONARY)]
         self.root, self.known, self.order = root, {*order, *names}, {m: i for i, m in enumerate(order)}
         self.folders, self.number, self.extra = defaultdict(list), Counter(), []
         for folder in view_folders(root, self.known):
@@ -222,7 +222,7 @@ def check_data(
     named = {} if tasks is None else {t.name: t for t in (RGB, *get_tasks(tasks))}
     files = _Files(root, named)
     if not files.number: raise ValueError(f'{root}: no view is in it: files are called like rgb/BUILDING/point_0_view_0.png, or as in the other layouts of Taskonomy')
-    known = {t.name: t for t in (RGB, *TASKONOMY)}
+    known = {t.name: t for t in (RGB, *DICTIONARY)}
     tasks = named or {m: known.get(m) for m in (RGB.name, *sorted({*files.number} - {RGB.name}))}
     found, sizes, often = _read_all(files, tasks, processes or max(1, min(cores(), sum(files.number.values())//1000)), progress)
     usual = {m: max(n, key=lambda s: (n[s], s)) for m, n in often.items() if +n}

@@ -213,13 +213,15 @@ def show(
 @app.command()
 def label(
     data: Data,
-    tasks: Annotated[str, typer.Option(metavar='TASKS', help='keypoints2d, edge_texture or both.')] = 'keypoints2d,edge_texture',
+    tasks: Annotated[str, typer.Option(metavar='TASKS', help='Names with commas, or all: also what follows from depth and normals, such as reshading.')] = 'keypoints2d,edge_texture',
+    fov: Annotated[float, typer.Option(metavar='DEGREES', help='Field of view of all cameras from side to side. By default that of Rooms, view by view.', show_default=False)] = None,
     overwrite: Annotated[bool, typer.Option('--overwrite', help='Replace labels that are there and differ.')] = False,
     processes: _Processes = None,
 )->None:
-    "Add the labels that follow from the images, edges and keypoints, to a data set."
+    "Add labels that follow from images, depth and normals, such as edges, keypoints and pieces of an image, to a data set."
     from its_a_match.labels import add_labels
-    with counting('images') as progress: written = add_labels(data, [t.name for t in option_tasks(tasks)], processes, overwrite, progress)
+    names = tasks if tasks == 'all' else [t.name for t in option_tasks(tasks)]
+    with counting('images') as progress: written = add_labels(data, names, processes, overwrite, progress, fov)
     screen().print(f"{written:,} label files were written into {data}")
 
 # %% ../nbs/41_cli.ipynb #67365cfb

@@ -76,10 +76,11 @@ def encode(
 # %% ../nbs/01_encoding.ipynb #8b4171ce
 def write_counts(
     path:str|Path,     # of the PNG file, whose folder exists
-    counts:np.ndarray, # uint8 (H, W) or (H, W, 3), or uint16 (H, W)
+    counts:np.ndarray, # uint8 (H, W), (H, W, 2) or (H, W, 3), or uint16 (H, W); of two channels, the file's third is 0
 )->None:
     "Writes counts to a PNG file, which is there whole or not at all; ValueError if PNG has no such pixels."
     path, counts = Path(path), np.ascontiguousarray(counts)
+    if (counts.dtype.name, counts.shape[2:]) == ('uint8', (2,)): counts = np.pad(counts, ((0, 0), (0, 0), (0, 1)))
     if (counts.dtype.name, counts.shape[2:]) not in (('uint8', ()), ('uint8', (3,)), ('uint16', ())) or counts.ndim < 2:
         raise ValueError(f'{path}: counts of type {counts.dtype} and shape {counts.shape} do not fit into a PNG file')
     unfinished = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -154,12 +155,19 @@ def _colours(im, packed):
     return np.asarray((_opaque(im) if im.has_transparency_data else im).convert('RGB'))
 
 # %% ../nbs/01_encoding.ipynb #33aa6ac4
+def _fewer(im, want):
+    "One or two channels of a label of three, uint8: the first two, or any if all are equal; ValueError if they are not."
+    pixels = np.asarray(_opaque(im) if im.mode == 'RGBA' else im)
+    if want == 1 and (pixels != pixels[..., :1]).any(): raise ValueError('it has 3 channels, not 1, and they differ')
+    return pixels[..., :2] if want == 2 else pixels[..., 0]
+
 def _label(im, packed, task):
     "The pixels of a label as they are, (H, W) or (H, W, C), and their bits; ValueError if they are not of the task's form."
     want, bits = task.channels if _many(task) else 1, 16 if ';16' in packed else {'1': 1, 'L;2': 2, 'L;4': 4}.get(packed, 8)
     if im.format != 'PNG': raise ValueError(f'it is a {im.format} file, and of the formats of images only PNG keeps labels exact')
     if im.mode == 'P' and task.kind != 'classes': raise ValueError('it has a palette, which is for class ids only')
     if im.mode in ('LA', 'RGBA') and len(im.getbands()) == want + 1: im = _opaque(im)
+    if im.mode in ('RGB', 'RGBA') and want < 3 and (task.kind, task.bits, bits) == ('dense', 8, 8): return _fewer(im, want), bits
     if len(im.getbands()) != want: raise ValueError(f"it has {len(im.getbands())} channel{'s'*(len(im.getbands()) > 1)}, not {want}")
     if bits == 16 and want > 1: raise ValueError('it has several channels of 16 bits, which cannot be read')
     return np.asarray(im), bits

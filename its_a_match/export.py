@@ -21,7 +21,7 @@ import pandas as pd
 import torch
 from torch import nn
 
-from .archive import Archive, collect, read_table, states
+from .archive import Archive, collect, read_statistics, states
 from .assignment import FIRST_WEIGHTS, EncoderModel, campaign_tasks, load_network, versions
 from .candidates import Objective
 from .checkpoints import write_bytes
@@ -250,7 +250,7 @@ def _choose(run, names, limit, unit, objective, seed, get, clock):
 def _statistics(run, tasks):
     "Mean and standard deviation of the training labels; None if no task is normalised."
     if all(t.kind == 'classes' or t.normalise != 'standard' for t in tasks): return None
-    return read_table(run/'statistics.csv', ['mean', 'std'], ['task', 'channel']).astype({'channel': int}).set_index(['task', 'channel'])
+    return read_statistics(run)
 
 def _predictors(get, choice, tasks, statistics):
     "The rows of the table of times, [(what, predictor)]: the predictor, each chosen network, and what they are compared with."

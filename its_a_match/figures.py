@@ -14,7 +14,7 @@ import seaborn as sns
 from cycler import cycler
 from matplotlib.colors import to_rgb
 
-from .tasks import LETTERS, TASKONOMY, parse_network
+from .tasks import DICTIONARY, LETTERS, parse_network
 
 if TYPE_CHECKING: from its_a_match.selection import Selection
 else: Selection = object
@@ -56,8 +56,8 @@ def series(
 def task_labels(
     tasks:Sequence[str], # names of tasks, as in a table's columns
 )->list[str]:            # what an axis shows for them
-    "Short names where all tasks are letters of the five Taskonomy tasks, else the names themselves."
-    short = {t.letter: t.short for t in TASKONOMY}
+    "Short names where all tasks are of Taskonomy's dictionary, by their keys, else the names themselves."
+    short = {t.key: t.short for t in DICTIONARY}
     return [short[t] for t in tasks] if set(tasks) <= set(short) else [str(t) for t in tasks]
 
 # %% ../nbs/32_figures.ipynb #054f3df9

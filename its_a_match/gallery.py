@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator
 from skimage.color import rgb2lab
 
 from .folders import class_names
-from .tasks import RGB, TASKONOMY, Task
+from .tasks import GEOMETRY, RGB, TASKONOMY, Task
 
 if TYPE_CHECKING: from torch.utils.data import Dataset
 else: Dataset = object
@@ -30,10 +30,11 @@ __all__ = ['FIRST', 'STRIPES', 'MAPS', 'class_colours', 'colour_limits', 'colour
 
 # %% ../nbs/02_gallery.ipynb #89dcc3e1
 def _look(task):
-    "How a task is drawn: classes, vector, colours, map (of one number), response (the same, from 0 on) or length (of several)."
+    "How a task is drawn: classes, vector, colours, pair (around 0), map (of one number), response (the same, from 0 on) or length (of several)."
     if task.kind == 'classes': return 'classes'
     if task.vector: return 'vector'
     if task.channels == 1: return 'response' if task.valid == (0, 1) else 'map'
+    if task.channels == 2 and None not in task.valid and sum(task.valid) == 0: return 'pair'
     return 'colours' if task.channels == 3 else 'length'
 
 # %% ../nbs/02_gallery.ipynb #16cdb73b
@@ -66,14 +67,15 @@ def colour_limits(
     labels:Iterable[tuple[np.ndarray, np.ndarray]], # pairs (values, mask) of one task
     task:Task,                                      # their `Task`
 )->tuple[float, float]|None:                        # (lowest, highest) value that the colours span; None for classes and vectors
-    "Where the colour map of these labels starts and ends: all valid values but 0.5 % at either end; responses and lengths start at 0."
+    "Where the colour map of these labels starts and ends: all valid values but 0.5 % at either end; responses and lengths start at 0, pairs have it in the middle."
     look = _look(task)
     if look in ('classes', 'vector'): return None
     if look == 'colours' and None not in task.valid: return task.valid
-    parts = [(np.asarray(v, float) if look == 'colours' else _number(v, task))[m] for v, m in labels]
+    parts = [(np.asarray(v, float) if look in ('colours', 'pair') else _number(v, task))[m] for v, m in labels]
     values = np.concatenate([p.ravel() for p in parts] or [[]])
     if not values.size: return 0., 1.
     low, high = np.quantile(values, [.005, .995])
+    if look == 'pair': low, high = -max(-low, high, 1e-9), max(-low, high, 1e-9)
     if look in ('response', 'length'): low, high = 0., high or values.max()
     return (float(low), float(high)) if high > low else (float(low), float(low) + 1)
 
@@ -109,7 +111,7 @@ def colour_label(
     mask = np.ones(values.shape[:2], bool) if mask is None else np.asarray(mask, bool).reshape(values.shape[:2])
     low, high = limits or colour_limits([(values, mask)], task) or (-1, 1)
     if look == 'classes':               colours = class_colours(max(256, task.channels))[values]
-    elif look in ('vector', 'colours'): colours = (values[..., :3] - low)/(high - low)
+    elif look in ('vector', 'colours', 'pair'): colours = (values[..., :3] - low)/(high - low)
     else:                               colours = matplotlib.colormaps[MAPS[look]](np.asarray(_scale(task, (low, high))(_number(values, task))))[..., :3]
     if look != 'classes': colours = np.round(255*np.clip(colours, 0, 1)).astype(np.uint8)
     if colours.shape[2] < 3: colours = np.pad(colours, ((0, 0), (0, 0), (0, 3 - colours.shape[2])), constant_values=128)
@@ -139,9 +141,11 @@ def _note(ax, text):
 def _key(ax, task, limits, labels):
     "Draws into `ax`, below a column, what the colours of its labels mean."
     look = _look(task)
+    if task.term == 'metric': return _note(ax, 'a colour for\neach piece')
     if not task.pixels or look == 'classes': return ax.axis('off')
     if look == 'vector':  return _note(ax, f"{', '.join('xyz'[:task.channels])} from −1 to 1\nas {', '.join(['red', 'green', 'blue'][:task.channels])}")
     if look == 'colours': return _note(ax, 'red, green, blue\nfrom {:.3g} to {:.3g}'.format(*limits))
+    if look == 'pair':    return _note(ax, 'red and green\nfrom {:.2g} to {:.2g}'.format(*limits).replace('-', '−'))
     shown = [_number(v, task)[m] for v, m in labels if m.any()]
     beyond = any((s < limits[0]).any() for s in shown), any((s > limits[1]).any() for s in shown)
     bar = ax.figure.colorbar(ScalarMappable(_scale(task, limits), MAPS[look]), ax, orientation='horizontal', extendfrac=.05,
@@ -156,9 +160,10 @@ def _key(ax, task, limits, labels):
 # %% ../nbs/02_gallery.ipynb #0aac47e5
 def _entries(tasks, rows, names):
     "Legends of a grid as (title, [(name, patch)]): the classes that occur, by task, and the stripes if a pixel has no label."
-    many, legends = sum(t.kind == 'classes' for t in tasks) > 1, []
-    for t in tasks:
-        if t.kind != 'classes' or not t.pixels: continue
+    named = [t for t in tasks if t.kind == 'classes' and t.term != 'metric']
+    many, legends = len(named) > 1, []
+    for t in named:
+        if not t.pixels: continue
         ids = np.unique(np.concatenate([v[m] for v, m in (r[2][t.key] for r in rows)]))
         legends.append((t.short if many else None,
                         [(names[t.key].get(i, f'class {i}'), Patch(fc=class_colours(max(256, t.channels))[i]/255)) for i in ids.tolist()]))
@@ -251,7 +256,7 @@ def save_grid(
     out:str|Path,                                # file to write: .png, .pdf, .svg or another format of matplotlib
     split:str|Iterable[str]|None=None,           # as for `TaskonomyDataset`; None: all buildings
     views:int=6,                                 # how many
-    tasks:str|Task|Sequence[str|Task]|None=None, # as for `get_tasks`; None: those of Taskonomy that the data set has
+    tasks:str|Task|Sequence[str|Task]|None=None, # as for `get_tasks`; None: those of `TASKONOMY` and `GEOMETRY` that the data set has
     seed:int=0,                                  # of the choice of views; the same seed chooses the same ones
     dpi:float=144,                               # dots per inch of the file
     leave_out:str|Path|None=None,                # list of views not to be used, as `check` writes it; None: all may be
@@ -261,7 +266,7 @@ def save_grid(
     out = Path(out)
     if out.suffix[1:].lower() not in Figure().canvas.get_supported_filetypes(): raise ValueError(f'{out}: pictures are saved as .png, .pdf or .svg')
     if views < 1: raise ValueError(f'{views} views cannot be shown')
-    dataset = TaskonomyDataset(root, split, TASKONOMY if tasks is None else tasks, require='any', leave_out=leave_out)
+    dataset = TaskonomyDataset(root, split, (*TASKONOMY, *GEOMETRY) if tasks is None else tasks, require='any', leave_out=leave_out)
     if tasks is None: dataset.tasks = tuple(t for t in dataset.tasks if dataset.views[t.name].notna().any())
     chosen = np.random.default_rng(seed).choice(len(dataset), min(views, len(dataset)), replace=False)
     out.parent.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 
 from .agenda import whole_numbers
-from .archive import collect, read_table, write
+from .archive import collect, read_statistics, write
 from .assignment import campaign_tasks, load_network, noted_data, open_data
 from .batches import steps_in_pass
 from .benchmarking import benchmark
@@ -101,7 +101,7 @@ def predictions(
 )->dict[tuple, np.ndarray]: # {(view, key, column): picture (H, W, 3) uint8}; columns are 'image', 'label' and the methods; 'image' has the key ''
     "What each method predicts of some test views (*Which tasks*, Figure 4), coloured alike; ValueError as `load_network`."
     tasks, test = campaign_tasks(run), open_data(noted_data(run), memory=False)['test']
-    statistics  = read_table(Path(run)/'statistics.csv', ['mean', 'std', 'labelled']).astype(dict(channel=int)).set_index(['task', 'channel'])
+    statistics  = read_statistics(run)
     images, targets, masks = test.batch(np.asarray(views))
     shown = {(v, '', 'image'): np.uint8(255*x.permute(1, 2, 0).numpy() + .5) for v, x in zip(views, images)}
     plain = lambda k, x: x.numpy() if tasks[k].kind == 'classes' else x.permute(0, 2, 3, 1).squeeze(-1).numpy()

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from .tasks import Task, get_tasks
 
 # %% auto #0
-__all__ = ['NO_CLASS', 'TERMS', 'only_valid', 'TaskLosses']
+__all__ = ['NO_CLASS', 'TERMS', 'only_valid', 'shares_alike', 'TaskLosses']
 
 # %% ../nbs/10_losses.ipynb #791ffc6b
 def only_valid(
@@ -64,6 +64,18 @@ def _metric(output, target, mask, reduction):
     return _reduced(total/count.clamp(min=1), reduction)
 
 TERMS['metric'] = _metric
+
+# %% ../nbs/10_losses.ipynb #d9ea4cc5
+def shares_alike(
+    target:torch.Tensor, # (B, H, W) ids of pieces
+    mask:torch.Tensor,   # (B, H, W) bool, where they are known
+)->torch.Tensor:         # (B, H, W), 0 to 1; NaN for a pixel without a pair
+    "Which share of the pixels that the `metric` term compares a pixel with is of its piece."
+    same, count = torch.zeros(2, *target.shape)
+    for (s, t, at), (m, n, _) in zip(_pairs(target, target.shape[-1]), _pairs(mask, target.shape[-1])):
+        same[at]  += (s == t) & m & n
+        count[at] += m & n
+    return same/count
 
 # %% ../nbs/10_losses.ipynb #63236588
 def _own(term, key):

@@ -14,6 +14,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,19 +24,20 @@ import pandas as pd
 from fastcore.basics import patch
 from filelock import FileLock, Timeout
 from platformdirs import user_cache_path
+from scipy.special import xlogy
 
-from .buildings import CLASSES
-from .encoding import write_counts
+from .buildings import CLASSES, cameras, make_building, stream
+from .encoding import decode, read_counts, write_counts
 from .processes import cores, each
-from .rendering import render_building
-from .tasks import MODALITIES
+from .rendering import rays, render_building
+from .tasks import MODALITIES, get_tasks
 
 if TYPE_CHECKING: from torch.utils.data import Dataset
 else: Dataset = object
 
 # %% auto #0
 __all__ = ['PRESETS', 'SPLITS', 'WORK', 'UNFINISHED', 'MANIFEST', 'Preset', 'building_split', 'Rooms', 'view_file',
-           'building_digest', 'fingerprint', 'render_rooms', 'blind_losses']
+           'building_digest', 'fingerprint', 'render_rooms', 'fields_of_view', 'blind_losses']
 
 # %% ../nbs/03_rooms_data.ipynb #8ad44eae
 @dataclass(frozen=True)
@@ -265,6 +267,32 @@ def render_rooms(
     except OSError as e: raise type(e)(f'{e.filename or out}: {e.strerror or e}' if e.filename else str(e)) from e
     return out
 
+# %% ../nbs/03_rooms_data.ipynb #2720f69c
+def _agrees(camera, building, z, normal, known):
+    "Share of a view's pixels that lie, to 6 mm and 0.8 degrees, in the planes of a building's floor, ceilings and walls if `camera` took it."
+    planes = [[x for r in building.rooms for x in ends(r)] for ends in (lambda r: (r.x0, r.x1), lambda r: (r.y0, r.y1), lambda r: (0, r.height))]
+    n = normal/np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), .5)*[1, -1, 1] @ camera.matrix[:3, :3].T
+    at = camera.matrix[:3, 3] + rays(camera, len(z))*z[..., None]
+    on = [(abs(n[..., k]) > .9999) & (abs(at[..., k, None] - p).min(-1) < .006) for k, p in enumerate(planes)]
+    return (np.any(on, 0) & known).sum()/max(known.sum(), 1)
+
+def fields_of_view(
+    root:str|Path, # folder of Rooms
+    building:str,  # name of the building
+)->dict[int, float]: # {point: field of view from side to side, degrees} of the views that have depth and normals
+    "The fields of view of a building's cameras, told by its seed; ValueError names a view that none of them took."
+    root, tasks, found = Path(root), get_tasks('DN'), {}
+    about = json.loads((root/MANIFEST).read_text(encoding='utf-8'))
+    made = make_building(building, about['seed'])
+    tried = islice(cameras(made, stream(building, about['seed'], 'views')), 80*about['views'])
+    for point in range(about['views']):
+        files = [root/view_file(t.name, building, point) for t in tasks]
+        if not all(f.exists() for f in files): continue
+        (z, known), (n, there) = (decode(read_counts(f, t), t) for f, t in zip(files, tasks))
+        found[point] = next((c.fov for c in tried if _agrees(c, made, z, n, known & there) > .1), None)
+        if found[point] is None: raise ValueError(f'{files[0]}: no camera that the seed {about["seed"]} tells took it, so its field of view is not known')
+    return found
+
 # %% ../nbs/03_rooms_data.ipynb #fc68ae08
 def _labels(dataset, batch=64):
     "The labels of all views, {key: (values, mask)}: channels last."
@@ -293,16 +321,24 @@ def _blind_classes(train, test, task, images):
     at = np.nonzero(k)[1:]
     return [float(-np.log(share[y[k]]).mean()), np.nan, float(-np.log(local[(*at, y[k])]).mean()), np.nan]
 
+def _blind_pairs(train, test):
+    "Loss of the share of pairs of pixels that are of one piece, counted as the term `metric` does; ids and masks (n, H, W)."
+    import torch
+    from its_a_match.losses import shares_alike  # here, as it imports torch, which the rest of this module does not need
+    alike, these = (shares_alike(*map(torch.as_tensor, labels)).numpy().astype(float) for labels in (train, test))
+    p = np.nanmean(alike)
+    return [float(np.nansum(-xlogy(these, p) - xlogy(1 - these, 1 - p))/test[1].sum()), np.nan, np.nan, np.nan]
+
 # %% ../nbs/03_rooms_data.ipynb #100b83ca
 def blind_losses(
     train:Dataset,  # data set to learn from, a `TaskonomyDataset` say; both are held in memory
     test:Dataset,   # data set of the same size and tasks
     images:float=8, # classes: how many more images, with the shares of all pixels, each pixel's shares are computed with; > 0
-)->pd.DataFrame:    # a row for each task: loss, then that of the mean and the median (classes: shares) of all pixels, and of each pixel
+)->pd.DataFrame:    # a row for each task: loss, then that of the mean and the median (classes: shares) of all pixels, and of each pixel (pieces: NaN)
     "Losses of predictors that never look at the image: what a network has to beat."
     a, b, rows = _labels(train), _labels(test), {}
     for t in train.tasks:
-        dense = t.kind == 'dense'
-        losses = _blind_dense(a[t.key], b[t.key]) if dense else _blind_classes(a[t.key], b[t.key], t, images)
-        rows[t.short] = ['L1 / std' if dense else 'cross-entropy', *losses]
+        name, guess = (('L1 / std', _blind_dense) if t.kind == 'dense' else ('cross-entropy of pairs', _blind_pairs) if t.term == 'metric' else
+                       ('cross-entropy', partial(_blind_classes, task=t, images=images)))
+        rows[t.short] = [name, *guess(a[t.key], b[t.key])]
     return pd.DataFrame.from_dict(rows, orient='index', columns=['loss', 'mean', 'median', 'pixel mean', 'pixel median']).rename_axis('task')

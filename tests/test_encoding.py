@@ -78,7 +78,7 @@ def test_no_count_for_a_missing_response():
 # --- files
 
 @settings(max_examples=40)
-@given(label=labels(task=st.sampled_from([t for t in ALL if t is not FLOW])))
+@given(label=labels(task=st.sampled_from(ALL)))
 def test_files_keep_counts(tmp_path_factory, label):
     task, counts = label
     path = tmp_path_factory.mktemp('files')/'label.png'
@@ -87,10 +87,14 @@ def test_files_keep_counts(tmp_path_factory, label):
     assert again.dtype == counts.dtype and (again == counts).all()
     assert list(path.parent.iterdir()) == [path]
 
-@pytest.mark.parametrize('counts', [np.zeros((2, 2), int), np.zeros((2, 2)), np.zeros((2, 2, 2), np.uint8), np.zeros((2, 2, 3), np.uint16), np.zeros(4, np.uint8)])
+@pytest.mark.parametrize('counts', [np.zeros((2, 2), int), np.zeros((2, 2)), np.zeros((2, 2, 4), np.uint8), np.zeros((2, 2, 2), np.uint16), np.zeros((2, 2, 3), np.uint16), np.zeros(4, np.uint8)])
 def test_what_png_cannot_hold(tmp_path, counts):
     with pytest.raises(ValueError, match=r'label.png: counts of type .* do not fit'): write_counts(tmp_path/'label.png', counts)
     assert not any(tmp_path.iterdir())
+
+def test_two_channels_are_the_first_of_three(tmp_path):
+    write_counts(tmp_path/'label.png', np.uint8([[[5, 2], [7, 1]]]))
+    assert np.asarray(Image.open(tmp_path/'label.png')).tolist() == [[[5, 2, 0], [7, 1, 0]]]
 
 def test_a_stopped_writer_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path/'label.png'
@@ -127,6 +131,10 @@ colours = (b'PLTE', bytes(range(9)))
     (png(2, 1, 8, 4,     [b'\x05\xff\x02\xff']),                  S, [[5, 2]]),
     (png(2, 1, 8, 4,     [b'\x05\xff\x02\xff']),                  RGB, [[[5]*3, [2]*3]]),
     (png(1, 1, 8, 4,     [b'\x05\x02']),                          FLOW, [[[5, 2]]]),
+    (png(1, 1, 8, COLOUR, [b'\x05\x02\x09']),                     FLOW, [[[5, 2]]]),
+    (png(1, 1, 8, 6,     [b'\x05\x02\x09\xff']),                 FLOW, [[[5, 2]]]),
+    (png(2, 1, 8, COLOUR, [b'\5\5\5\2\2\2']),                    HOLE, [[5, 2]]),
+    (png(2, 1, 8, 6,     [b'\5\5\5\xff\2\2\2\xff']),            HOLE, [[5, 2]]),
     (png(2, 1, 8, PALETTE, [b'\x02\0'], colours),                 RGB, [[[6, 7, 8], [0, 1, 2]]]),
     (png(2, 1, 8, PALETTE, [b'\x02\0'], colours, (b'tRNS', b'\xff')), RGB, [[[6, 7, 8], [0, 1, 2]]]),
     (png(4, 1, 1, GREY,  [b'\xa0']),                              RGB, [[[255]*3, [0]*3]*2]),
@@ -148,6 +156,10 @@ def test_files_that_vary(tmp_path, data, task, counts):
     (png(1, 1, 16, GREY, [b'\x01\x01']), S, 'class 257 is not one of 0 to 17'),
     (png(1, 1, 8, COLOUR, [b'\0\1\2']), S, 'it has 3 channels, not 1'),
     (png(1, 1, 8, COLOUR, [b'\0\1\2']), E, 'it has 3 channels, not 1'),
+    (png(1, 1, 8, COLOUR, [b'\5\5\6']), HOLE, 'it has 3 channels, not 1, and they differ'),
+    (png(1, 1, 16, COLOUR, [b'\0\1'*3]), FLOW, 'it has 3 channels, not 2'),
+    (png(1, 1, 8, GREY, [b'\0']), FLOW, 'it has 1 channel, not 2'),
+    (png(1, 1, 8, 6, [b'\5\5\5\xfe']), FLOW, 'some of its pixels are transparent'),
     (png(1, 1, 8, GREY, [b'\0']), N, 'it has 1 channel, not 3'),
     (png(1, 1, 16, COLOUR, [b'\0\1'*3]), N, 'it has several channels of 16 bits'),
     (png(1, 1, 16, COLOUR, [b'\0\1'*3]), RGB, 'it has 16 bits a channel, not 8'),

@@ -9,7 +9,7 @@ from its_a_match.encoding import decode, read_counts, write_counts
 from its_a_match.labels import LABELS
 from its_a_match.rooms import MODALITIES, PRESETS, SPLITS, Rooms, blind_losses, building_digest, building_split, fingerprint, render_rooms, view_file
 from its_a_match.taskonomy import TaskonomyDataset
-from its_a_match.tasks import TASKONOMY
+from its_a_match.tasks import TASKONOMY, get_tasks
 
 BY_NAME = {t.name: t for t in MODALITIES}
 
@@ -390,6 +390,37 @@ def test_blind_losses_see_only_labels():
     assert np.isnan(table.loc['SemSeg', 'median']) and table.loc['SemSeg', 'pixel mean'] > table.loc['SemSeg', 'mean'] - .05  # nothing to know of a pixel
     same = blind_losses(train, train)
     assert same.loc['Depth', 'pixel median'] < same.loc['Depth', 'pixel mean'] < same.loc['Depth', 'mean']
+
+class Pieces(Views):
+    "Ids of pieces (n, H, W), 0 for none, and two numbers a pixel."
+    tasks = get_tasks(['segment_unsup25d', 'principal_curvature'])
+    def batch(self, indices):
+        s, d = self.ids[indices], np.stack([self.depth[indices]]*2, 1)
+        return None, dict(segment_unsup25d=s, principal_curvature=d), dict(segment_unsup25d=s > 0, principal_curvature=np.ones((len(s), 1, *s.shape[1:]), bool))
+
+def test_blind_losses_of_pieces_are_those_of_the_term():
+    "The loss of networks whose outputs are all the same is that of one probability for all pairs; the best one is lower."
+    import torch
+    from its_a_match.losses import TaskLosses
+    rng = np.random.default_rng(0)
+    def views(n, side): return Pieces(np.kron(rng.integers(0, 3, (n, 3, 3)), np.ones((side//3, side//3), int)), rng.normal(size=(n, side, side)).astype(np.float32))
+    train, test = views(6, 24), views(5, 24)
+    ids, known = (torch.as_tensor(x) for x in (test.ids, test.ids > 0))
+    sums, counts = TaskLosses(train.tasks[:1]).per_image(dict(segment_unsup25d=torch.zeros(5, train.tasks[0].channels, 24, 24)),
+                                                        dict(segment_unsup25d=ids), dict(segment_unsup25d=known))['segment_unsup25d']
+    said, table = 2/(1 + np.exp(.01)), blind_losses(train, test)
+    def loss(p, views):  # pair by pair
+        total = 0
+        for x in views.ids:
+            for r, c in np.argwhere(x > 0):
+                others = [x[q] for s in (1, 3) for q in ((r + s, c), (r, c + s)) if max(q) < 24 and x[q] > 0]
+                total += np.mean([-np.log(p if o == x[r, c] else 1 - p) for o in others]) if others else 0
+        return total/(views.ids > 0).sum()
+    assert (sums.sum()/counts.sum()).item() == pytest.approx(loss(said, test), rel=1e-4)
+    best = min(np.linspace(.01, .99, 99), key=lambda p: loss(p, train))
+    assert table.loc['2.5D Segm.', 'loss'] == 'cross-entropy of pairs'
+    assert table.loc['2.5D Segm.', 'mean'] == pytest.approx(loss(best, test), abs=1e-3)
+    assert table.loc['2.5D Segm.', ['median', 'pixel mean', 'pixel median']].isna().all() and table.loc['Curvature'].notna().all()
 
 def test_blind_losses_on_rooms(tiny_rooms):
     table = blind_losses(TaskonomyDataset(tiny_rooms, 'train'), TaskonomyDataset(tiny_rooms, 'test'))
