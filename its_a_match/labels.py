@@ -97,8 +97,9 @@ def _of_rooms(root, building):
     return {(building, point, 0): fov for point, fov in fields_of_view(root, building).items()}
 
 def _fields(root, tasks, views, fov, processes):
-    "The field of view of each of the `views`, NaN for all where no task needs one; ValueError says for which it is not known."
-    needs = [t for t in tasks if all_labels()[t].fov]
+    "The field of view of each of the `views`, NaN where no label that can be made needs one; ValueError says for which it is not known."
+    labels = all_labels()
+    needs  = [t for t in tasks if labels[t].fov]
     if not needs: return [float('nan')]*len(views)
     if isinstance(fov, Real):
         if not 0 < fov < 180: raise ValueError(f'the field of view is {fov!r}, not between 0 and 180 degrees')
@@ -106,10 +107,11 @@ def _fields(root, tasks, views, fov, processes):
     if fov is None and (root/'rooms.json').is_file():
         of_buildings = each(partial(_of_rooms, root), views.index.unique('building'), processes if len(views) > 64 else 1)
         fov = {place: f for fields in of_buildings for place, f in fields.items()}
-    if fov is None: raise ValueError(f'{root}: the field of view of its cameras is not known, and {needs[0]} needs it; give it in degrees')
-    for place in views.index:
+    if fov is None: raise ValueError(f'{root}: the field of view of its cameras is not known, and {needs[0]} needs it; give it in degrees, as fov')
+    some = np.any([views[list(labels[t].sources)].notna().all(axis=1) for t in needs], 0)
+    for place in views.index[some]:
         if place not in fov: raise ValueError(f"{root}: the field of view of the building {place[0]}, point {place[1]}, view {place[2]} is not known, and {needs[0]} needs it")
-    return [fov[place] for place in views.index]
+    return [fov[place] if has else float('nan') for place, has in zip(views.index, some)]
 
 # %% ../nbs/02_labels.ipynb #28bac531
 def _made(root, sources, fov, tasks):
@@ -176,8 +178,9 @@ def add_labels(
 )->int:                                    # number of files written
     "Writes labels of all images of a data set next to them; ValueError names a file that differs, cannot be read or is missing in all views."
     root, tasks = Path(root), list(all_labels()) if tasks == 'all' else [tasks] if isinstance(tasks, str) else list(tasks)
+    if not tasks: raise ValueError('no task is named')
     for t in tasks:
-        if t not in all_labels(): raise ValueError(f"task {t!r}: it cannot be made from the image; choose among {', '.join(all_labels())}")
+        if t not in all_labels(): raise ValueError(f"task {t!r}: it cannot be made from image, depth and normals; choose among {', '.join(all_labels())}")
     views = _views(root, tasks)
     old, new = _jobs(root, tasks, views, _fields(root, tasks, views, fov, processes))
     processes, tell, written = processes if len(old) + len(new) > 64 else 1, progress or (lambda done, total: None), 0

@@ -14,7 +14,7 @@ from .tasks import LETTERS
 # %% auto #0
 __all__ = ['carried', 'published_dir', 'which_tasks_losses', 'which_tasks_table', 'which_tasks_later', 'match_scores',
            'match_affinities', 'match_splits', 'match_buildings', 'fifty_affinities', 'rsa_small_network',
-           'rsa_reported', 'taskonomy_novel_tasks', 'taskonomy_gain_quality']
+           'rsa_reported', 'taskonomy_novel_tasks', 'taskonomy_gain_quality', 'taskonomy_transfer_affinities']
 
 # %% ../nbs/04_published.ipynb #268483e2
 def carried(
@@ -152,3 +152,11 @@ def taskonomy_novel_tasks()->pd.DataFrame: # task, baseline, win_rate (percent, 
 def taskonomy_gain_quality()->pd.DataFrame: # task, order (1-4 sources), measure ('gain' or 'quality'), value in 0..1
     "Gain and quality of *Taskonomy*'s transfers, the rows of Figure 9 that can be read in full."
     return _read('taskonomy_gain_quality', 'Taskonomy', 'Figure 9')
+
+# %% ../nbs/04_published.ipynb #cc7cfe42
+def taskonomy_transfer_affinities()->pd.DataFrame: # pairwise table: partner is the source of the transfer, target the task that is learned from it
+    "The affinities of *Taskonomy*'s first-order transfers between the five tasks, after AHP, as its authors published them."
+    rows  = _read('taskonomy_transfer_affinities', 'Taskonomy', 'as its authors published them')
+    table = _square(rows.rename(columns=dict(source='partner')), 'affinity')
+    table.attrs = dict(rows.attrs)
+    return table

@@ -280,17 +280,20 @@ def fields_of_view(
     root:str|Path, # folder of Rooms
     building:str,  # name of the building
 )->dict[int, float]: # {point: field of view from side to side, degrees} of the views that have depth and normals
-    "The fields of view of a building's cameras, told by its seed; ValueError names a view that none of them took."
+    "The fields of view of a building's cameras, told by its seed; ValueError names a view that none of them took, or the damaged manifest."
     root, tasks, found = Path(root), get_tasks('DN'), {}
-    about = json.loads((root/MANIFEST).read_text(encoding='utf-8'))
-    made = make_building(building, about['seed'])
-    tried = islice(cameras(made, stream(building, about['seed'], 'views')), 80*about['views'])
-    for point in range(about['views']):
+    try:
+        about = json.loads((root/MANIFEST).read_text(encoding='utf-8'))
+        seed, views = int(about['seed']), int(about['views'])
+    except (ValueError, KeyError, TypeError): raise ValueError(f'{root/MANIFEST} cannot be read, and it tells where the cameras were') from None
+    made = make_building(building, seed)
+    tried = islice(cameras(made, stream(building, seed, 'views')), 80*views)
+    for point in range(views):
         files = [root/view_file(t.name, building, point) for t in tasks]
         if not all(f.exists() for f in files): continue
         (z, known), (n, there) = (decode(read_counts(f, t), t) for f, t in zip(files, tasks))
         found[point] = next((c.fov for c in tried if _agrees(c, made, z, n, known & there) > .1), None)
-        if found[point] is None: raise ValueError(f'{files[0]}: no camera that the seed {about["seed"]} tells took it, so its field of view is not known')
+        if found[point] is None: raise ValueError(f'{files[0]}: no camera that the seed {seed} tells took it, so its field of view is not known')
     return found
 
 # %% ../nbs/03_rooms_data.ipynb #fc68ae08

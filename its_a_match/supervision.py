@@ -106,7 +106,7 @@ def _places(target, parts):
     ranks = np.argsort(sorted(range(len(keys)), key=keys.__getitem__)).astype(float)
     return ranks - np.searchsorted(np.sort(target), target)
 
-# %% ../nbs/38_supervision.ipynb #19dfedd2
+# %% ../nbs/38_supervision.ipynb #c8e30c78
 def _program(transfers, sources=None, targets=None, importance=None, label_costs=None, max_order=None, transfer_costs=False):
     "The `_Program` of what `taxonomy` is given."
     if max_order is not None and (not _number(max_order) or max_order < 1 or max_order % 1): raise ValueError(f'the order is {max_order!r}, not a whole number from 1')
@@ -114,7 +114,7 @@ def _program(transfers, sources=None, targets=None, importance=None, label_costs
     parts   = [transfer_sources(s) for s in table.sources]
     tasks   = _in_order([*table.target, *(s for p in parts for s in p)])
     goals   = _in_order(table.target)
-    sources = _in_order(s for p in parts for s in p) if sources is None else _some(sources, tasks, 'source')
+    sources = [t for t in tasks if any(t in p for p in parts)] if sources is None else _some(sources, tasks, 'source')
     targets = goals if targets is None else _some(targets, tasks, 'target')
     if transfer_costs and 'cost' not in table: raise ValueError("the table of transfers has no column 'cost', which is to be paid")
     keep    = np.array([t in targets and {*p} <= {*sources} and len(p) <= (max_order or len(p)) for t, p in zip(table.target, parts)])
@@ -136,15 +136,15 @@ def _rules(p):
     one   = sparse.csr_array((np.ones(E), (p.target, np.arange(E))), (T, n))
     return [LinearConstraint(needs, ub=0), LinearConstraint(one, 1, 1)]
 
-# %% ../nbs/38_supervision.ipynb #0c5c3881
+# %% ../nbs/38_supervision.ipynb #61f6f842
 def _best_transfers(p, on):
     "The best transfer to each target from the tasks supervised, (E,) of 0 and 1, the first of equally good ones; `on` (S,) bool."
     E = len(p.target)
     lacks = np.bincount(p.edge, ~on[p.source - E], E)
-    value = np.where(lacks == 0, p.value[:E], -np.inf)
+    value = np.where(lacks == 0, p.table.affinity, -np.inf)
     best  = np.full(len(p.targets), -np.inf)
     np.maximum.at(best, p.target, value)
-    place = np.where(value >= best[p.target] - 1e-12*p.value.max(), p.order, np.inf)
+    place = np.where(value >= best[p.target] - 1e-12*p.table.affinity.max(), p.order, np.inf)
     first = np.lexsort((place, p.target))
     x = np.zeros(E)
     x[first[np.searchsorted(p.target[first], np.arange(len(p.targets)))]] = 1

@@ -26,10 +26,10 @@ def copied(trained, tmp_path): return shutil.copytree(trained, tmp_path/'run')
 def test_tables_are_printed_and_saved_and_what_is_lacking_is_named(program, copied, tmp_path):
     told = program('affinity', 'run')
     assert told.returncode == 0, told.stderr
-    heads = [l for l in told.stdout.splitlines() if l.startswith(('TD:', 'IAS:', 'RSA:', 'CKA:', 'GS:', 'GT:', 'LI:'))]
-    assert [h.split(':')[0] for h in heads] == ['TD', 'IAS', 'RSA', 'CKA', 'GS', 'GT']
+    heads = [l for l in told.stdout.splitlines() if l.startswith(('TD:', 'IAS:', 'RSA:', 'CKA:', 'GS:', 'GT:', 'LI:', 'TA:'))]
+    assert [h.split(':')[0] for h in heads] == ['TD', 'IAS', 'RSA', 'CKA', 'TA', 'GS', 'GT']
     assert 'LI lacks 2 networks: D<E, E<D' in told.stdout and '  its_a_match affinity run --train' in told.stdout
-    assert {p.stem for p in (copied/'affinity'/'seed-0').iterdir()} == {'TD', 'IAS', 'RSA', 'CKA', 'GS', 'GT', 'costs'}
+    assert {p.stem for p in (copied/'affinity'/'seed-0').iterdir()} == {'TD', 'IAS', 'RSA', 'CKA', 'TA', 'GS', 'GT', 'costs'}
     assert pd.read_csv(copied/'affinity'/'seed-0'/'TD.csv', index_col=0).loc['D', 'E'] == -10
 
 def test_train_makes_what_is_lacking(call, copied):

@@ -8,6 +8,7 @@ from hypothesis.extra.numpy import arrays
 from its_a_match.encoding import decode, encode, read_counts, write_counts
 from its_a_match.geometry_labels import (GEOMETRY_LABELS, depth_euclidean, edge_occlusion, keypoints3d, pieces, pixel_rays, principal_curvature,
                                          reshading, segment_unsup2d, segment_unsup25d)
+from its_a_match.gallery import colour_label, view_grid
 from its_a_match.labels import LABELS, add_labels, all_labels
 from its_a_match.rooms import fields_of_view, render_rooms, view_file
 from its_a_match.taskonomy import TaskonomyDataset
@@ -234,6 +235,24 @@ def test_a_camera_that_the_seed_does_not_tell(tiny_rooms, tmp_path):
     with pytest.raises(ValueError, match='house0003/point_0_view_0.* no camera that the seed 0 tells took it'): add_labels(tmp_path, 'reshading')
     assert add_labels(tmp_path, 'reshading', fov=60) == 8
 
+def test_rooms_of_which_some_lack_a_source(tiny_rooms, tmp_path):
+    for t in ('rgb', 'depth_zbuffer', 'normal'): shutil.copytree(tiny_rooms/t/'house0002', tmp_path/t/'house0002')
+    shutil.copy(tiny_rooms/'rooms.json', tmp_path)
+    for t, p in (('depth_zbuffer', 3), ('normal', 5)): (tmp_path/view_file(t, 'house0002', p)).unlink()
+    assert add_labels(tmp_path, 'reshading') == 6
+    with pytest.raises(ValueError, match='of the building house0002, point 5, view 0 is not known, and depth_euclidean needs it'): add_labels(tmp_path, 'depth_euclidean')
+    assert add_labels(tmp_path, 'depth_euclidean', fov=60) == 7
+
+@pytest.mark.parametrize('text', ['{"seed": 0', '{}', '[0, 8]', '{"seed": "none", "views": 8}'])
+def test_a_damaged_manifest_is_named(tiny_rooms, tmp_path, text):
+    for t in ('rgb', 'depth_zbuffer', 'normal'): shutil.copytree(tiny_rooms/t/'house0002', tmp_path/t/'house0002')
+    (tmp_path/'rooms.json').write_text(text)
+    with pytest.raises(ValueError, match='rooms.json cannot be read, and it tells where the cameras were'): add_labels(tmp_path, 'reshading')
+
+@pytest.mark.parametrize('tasks', ['', [], 'denoising', ['reshading', 'D']])
+def test_labels_that_cannot_be_made(others, tasks):
+    with pytest.raises(ValueError, match='it cannot be made from image, depth and normals|no task is named'): add_labels(others, tasks, fov=60)
+
 @pytest.fixture
 def others(tiny_rooms, tmp_path):
     "Views of which nothing is known but their files, in Taskonomy's own layout; the last has no depth."
@@ -245,7 +264,7 @@ def others(tiny_rooms, tmp_path):
     return tmp_path
 
 def test_the_field_of_view_must_be_known(others):
-    with pytest.raises(ValueError, match='the field of view of its cameras is not known, and reshading needs it; give it in degrees'): add_labels(others, 'reshading')
+    with pytest.raises(ValueError, match='the field of view of its cameras is not known, and reshading needs it; give it in degrees, as fov'): add_labels(others, 'reshading')
     with pytest.raises(ValueError, match='the field of view is 200, not between 0 and 180 degrees'): add_labels(others, 'reshading', fov=200)
     with pytest.raises(ValueError, match='of the building cabin, point 1, view 0 is not known'): add_labels(others, 'reshading', fov={('cabin', 0, 0): 60})
     assert add_labels(others, ['edge_occlusion', 'segment_unsup2d']) == 2 + 3
@@ -288,3 +307,11 @@ def test_check_and_show_know_them(call, rooms, tmp_path):
     try: assert 'channels' in call('check', rooms).stdout
     finally: broken.write_bytes(whole)
     assert call('show', rooms, '--views', 2, '--out', 'grid.png').returncode == 0
+
+def test_pieces_have_no_legend_and_flat_is_grey(rooms):
+    views = TaskonomyDataset(rooms, 'test', ['segment_semantic', 'principal_curvature', 'segment_unsup2d'])
+    fig = view_grid(views, [0, 5])
+    said = [t.get_text() for legend in fig.legends for t in legend.get_texts()]
+    assert 'wall' in said and not any(s.startswith('class ') for s in said)
+    flat = colour_label(np.zeros((2, 2, 2)), None, get_tasks('principal_curvature')[0], (-.2, .2))
+    assert abs(flat.astype(int) - 128).max() <= 1

@@ -155,7 +155,7 @@ def test_rooms_has_these_labels(tiny_rooms):
     assert add_labels(tiny_rooms, processes=1) == 0
 
 def test_what_cannot_be(tmp_path):
-    with pytest.raises(ValueError, match="task 'normal': it cannot be made from the image"): add_labels(tmp_path, ['normal'])
+    with pytest.raises(ValueError, match="task 'normal': it cannot be made from image, depth and normals"): add_labels(tmp_path, ['normal'])
     with pytest.raises(ValueError, match='there are no images'): add_labels(tmp_path)
     with pytest.raises(ValueError, match='no such folder'): add_labels(tmp_path/'nowhere')
 

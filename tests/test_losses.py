@@ -5,8 +5,8 @@ import numpy as np, pandas as pd, pytest, torch
 from hypothesis import given, strategies as st
 from torch.nn import functional as F
 
-from its_a_match.losses import TERMS, TaskLosses, only_valid
-from its_a_match.tasks import TASKONOMY, Task
+from its_a_match.losses import TERMS, TaskLosses, only_valid, shares_alike
+from its_a_match.tasks import TASKONOMY, Task, get_tasks
 
 SCENE, ANGLE = Task('scene', kind='classes', channels=4, per_image=True), Task('angle', kind='number', channels=2)
 ALL = *TASKONOMY, SCENE, ANGLE
@@ -171,7 +171,7 @@ def test_statistics_that_do_not_serve_are_refused(change, said):
     with pytest.raises(ValueError, match=said): TaskLosses(ALL, change(table()))
 
 @pytest.mark.parametrize('terms,said', [
-    ({'S': 'l1'}, "task 'S': the term 'l1' is not one for classes: cross-entropy, or a function"), ({'D': 'cross-entropy'}, "task 'D': the term 'cross-entropy'"),
+    ({'S': 'l1'}, "task 'S': the term 'l1' is not one for classes: cross-entropy or metric, or a function"), ({'D': 'cross-entropy'}, "task 'D': the term 'cross-entropy'"),
     ({'D': 'huber'}, "task 'D': the term 'huber' is not one for dense: l1 or l2, or a function"), ({'X': 'l1'}, "task 'X': it has a term but is none of S, D")])
 def test_terms_that_do_not_serve_are_refused(terms, said):
     with pytest.raises(ValueError, match=said): TaskLosses('SD', terms=terms)
@@ -204,10 +204,74 @@ def test_outputs_may_be_more_than_the_tasks():
 
 def test_every_named_term_is_safe_and_adds_up():
     for name, term in TERMS.items():
-        t = TASKONOMY[0] if name == 'cross-entropy' else TASKONOMY[2]
+        t = TASKONOMY[0] if name in ('cross-entropy', 'metric') else TASKONOMY[2]
         outputs, targets, masks = batch([t])
         args = outputs[t.key], targets[t.key], masks[t.key]
         assert term(*args, 'sum').item() == pytest.approx(term(*args, 'none').sum().item(), rel=1e-5)
+
+# pieces
+
+PIECES, = get_tasks('segment_unsup2d')
+
+def pieces(n=3, side=17, seed=0, channels=5):
+    "Vectors of random directions, ids of a few pieces, and where they are known."
+    g = torch.Generator().manual_seed(seed)
+    ids = torch.randint(1, 4, (n, side, side), generator=g)
+    return torch.randn(n, channels, side, side, generator=g), ids, torch.rand(n, side, side, generator=g) < .7
+
+def compared(known):
+    "The pixels that each known pixel of an image is compared with: {pixel: pixels}."
+    (h, w), found = known.shape, {}
+    for r, c in np.argwhere(known.numpy()):
+        others = [(r + s*i, c + s*(1 - i)) for s in {1, max(2, w//8)} for i in (0, 1)]
+        found[r, c] = [q for q in others if q[0] < h and q[1] < w and known[q]]
+    return found
+
+@pytest.mark.parametrize('side', [3, 8, 17, 24])
+def test_pairs_of_pieces_written_out(side):
+    x, ids, known = pieces(side=side)
+    alike, terms = shares_alike(ids, known), TERMS['metric'](x, ids, known, 'none')
+    for v, i, k, a, t in zip(x.double(), ids, known, alike, terms):
+        pairs = compared(k)
+        for p in np.ndindex(side, side):
+            others = pairs.get(p, [])
+            assert math.isnan(a[p]) if not others else a[p].item() == pytest.approx(np.mean([(i[p] == i[q]).item() for q in others]))
+            same = [2/(1 + math.exp((v[:, p[0], p[1]] - v[:, q[0], q[1]]).square().sum().item() + .01)) for q in others]
+            wanted = np.mean([-math.log(s if i[p] == i[q] else 1 - s) for s, q in zip(same, others)]) if others else 0
+            assert t[p].item() == pytest.approx(wanted, rel=1e-4, abs=1e-6)
+
+def test_points_that_coincide_have_a_finite_loss_and_gradient():
+    _, ids, known = pieces()
+    x = torch.ones(3, 5, 17, 17, requires_grad=True)
+    loss = TERMS['metric'](x, ids, known, 'sum')
+    loss.backward()
+    assert loss.isfinite() and x.grad.isfinite().all()
+    far = (1e4*torch.randn(x.shape)).requires_grad_()
+    TERMS['metric'](far, ids, known, 'sum').backward()
+    assert far.grad.isfinite().all()
+
+@pytest.mark.parametrize('junk', [math.nan, math.inf, 1e30])
+def test_pieces_that_are_not_known_have_no_effect(junk):
+    x, ids, known = pieces()
+    def run(x, ids):
+        x = x.clone().requires_grad_()
+        loss = TERMS['metric'](x, ids, known, 'sum')
+        loss.backward()
+        return loss, x.grad
+    clean, spoiled = run(x, ids), run(torch.where(known[:, None], x, junk), torch.where(known, ids, -1))
+    for a, b in zip(clean, spoiled): assert torch.allclose(a, b)
+    assert not clean[1].movedim(1, -1)[~known].any()
+    assert TERMS['metric'](x*math.nan, ids, known & False, 'sum') == 0 and shares_alike(ids, known & False).isnan().all()
+
+def test_images_of_pieces_add_up_to_the_batch():
+    x, ids, known = pieces(channels=PIECES.channels)
+    known[1] = False
+    given, losses = [{PIECES.key: v} for v in (x, ids, known)], TaskLosses([PIECES])
+    sums, counts = losses.per_image(*given)[PIECES.key]
+    assert counts.tolist() == known.sum((1, 2)).tolist() and sums[1] == 0
+    assert losses(*given)[PIECES.key].item() == pytest.approx((sums.sum()/counts.sum()).item(), rel=1e-5)
+    alone = losses.per_image(*({k: v[2:] for k, v in d.items()} for d in given))[PIECES.key]
+    assert alone[0].item() == pytest.approx(sums[2].item(), rel=1e-5) and TaskLosses('S', terms={'S': 'metric'})
 
 def test_only_valid_keeps_what_is_valid():
     x, mask = torch.tensor([1., 2., 3.]), torch.tensor([True, False, True])

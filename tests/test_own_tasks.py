@@ -19,7 +19,7 @@ from its_a_match.tasks import Task
 KIND, SUM, COPY = (Task('kind', kind='classes', channels=3, per_image=True), Task('sum', kind='number'), Task('copy', kind='number', channels=2))
 TASKS = KIND, SUM, COPY
 SHAPES = dict(vectors=(6,), images=(1, 8, 8))
-TABLES = ['IAS', 'RSA', 'CKA', 'LI', 'GS', 'GT']
+TABLES = ['IAS', 'RSA', 'CKA', 'LI', 'TA', 'GS', 'GT']
 RECIPE = get_recipe('quick', epochs=2, batch=16, flip=False)
 
 class Items(torch.utils.data.Dataset):

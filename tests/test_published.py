@@ -220,6 +220,16 @@ def test_taskonomy_gain_quality():
     assert t.groupby(['task', 'measure']).value.diff().abs().max() <= 0.5
 
 
+def test_taskonomy_transfer_affinities():
+    "Table 4 of *Which tasks* is 100 times the mean of both directions, to its last digit."
+    t = pub.taskonomy_transfer_affinities()
+    is_pairwise(t)
+    assert t.attrs['paper'] == 'Taskonomy'
+    assert (t.loc['S', 'D'], t.loc['D', 'S'], t.loc['N', 'D'], t.loc['D', 'E'], t.loc['E', 'K']) == (.013078, .021715, .0299812, .0000121, .0001032)
+    assert t.sum().round(7).to_dict() == {'S': .0852547, 'D': .0604550, 'N': .0137838, 'K': .0002822, 'E': .0046039}  # sums of the text, as fractions
+    pd.testing.assert_frame_equal((50*(t + t.T)).round(3), pub.which_tasks_table(4))
+
+
 # --- the folder
 
 def test_every_file_is_described_and_well_formed():

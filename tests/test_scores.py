@@ -160,7 +160,7 @@ def scored(trained, tmp_path_factory):
 
 def test_tables_of_every_seed_and_their_mean(scored):
     out, s = scored
-    assert set(s.tables) == {0, 1} and set(s.tables[0]) == {'IAS', 'RSA', 'CKA', 'GS', 'GT'} and set(s.lacking) == {'TD', 'LI'}
+    assert set(s.tables) == {0, 1} and set(s.tables[0]) == {'IAS', 'RSA', 'CKA', 'TA', 'GS', 'GT'} and set(s.lacking) == {'TD', 'LI'}
     np.testing.assert_allclose(s['RSA'], (s.tables[0]['RSA'] + s.tables[1]['RSA'])/2)
     assert "task 'seg'" in s.lacking['TD'] and s.lacking['LI'] == 'LI lacks 6 networks: seg<depth, seg<mood, depth<seg, depth<mood, mood<seg, mood<depth (seed 0)'
     with pytest.raises(ValueError, match='LI lacks'): s['LI']
@@ -186,7 +186,7 @@ def test_a_score_computed_anew_replaces_its_row_alone(scored, tmp_path):
     out = shutil.copytree(scored[0], tmp_path/'run')
     score_run(out, 'RSA', [0], DATA, 'cpu', options={'RSA': dict(images=20)})
     held = pd.read_csv(out/'affinity'/'seed-0'/'costs.csv').set_index('score')
-    assert held.loc['RSA', 'forward'] == 60 and held.loc['IAS', 'forward'] == 72 and len(held) == 5
+    assert held.loc['RSA', 'forward'] == 60 and held.loc['IAS', 'forward'] == 72 and len(held) == 6
 
 def test_scores_leave_the_networks_and_the_random_numbers(trained):
     e = RunEvidence(trained, 0, DATA, 'cpu')

@@ -5,7 +5,7 @@ from itertools import combinations
 import pytest
 from hypothesis import given, strategies as st
 
-from its_a_match.tasks import (LETTERS, TASKONOMY, NetworkName, Task, canonical_name, display_name, get_tasks, network_name,
+from its_a_match.tasks import (DICTIONARY, GEOMETRY, LETTERS, SELF_SUPERVISED, TASKONOMY, NetworkName, Task, canonical_name, display_name, get_tasks, network_name,
                                parse_network)
 
 MINE = ('seg', 'depth', 'normals', 'a', 'b')
@@ -129,3 +129,34 @@ def test_tasks_by_name_letter_or_themselves():
     assert get_tasks([mine, 'N']) == (TASKONOMY[2], mine) and get_tasks('normal') == get_tasks(TASKONOMY[2]) == (TASKONOMY[2],)
     for wrong in ('X', 'SX', [], '', ['S', 'S'], [3]):
         with pytest.raises(ValueError): get_tasks(wrong)
+
+
+@pytest.mark.parametrize('parts, why', [
+    (dict(term='l3'), "the term 'l3' is not one for dense: l1 or l2"), (dict(kind='number', term='metric'), "the term 'metric' is not one for number: l1 or l2"),
+    (dict(kind='classes', channels=4, term='l1'), "the term 'l1' is not one for classes: cross-entropy or metric"),
+    (dict(kind='classes', channels=4, per_image=True, term='metric'), "the term 'metric' is not one for classes: cross-entropy")])
+def test_terms_that_are_not_of_the_kind(parts, why):
+    with pytest.raises(ValueError) as e: Task('mine', **parts)
+    assert str(e.value) == f"task 'mine': {why}"
+
+
+def test_a_task_may_have_a_term():
+    assert [Task('mine', term=t).term for t in ('', 'l1', 'l2')] == ['', 'l1', 'l2']
+    assert Task('mine', kind='classes', channels=4, term='metric').term == 'metric'
+    assert {t.name for t in DICTIONARY if t.term} == {'segment_unsup2d', 'segment_unsup25d'}
+
+
+def test_dictionary():
+    assert DICTIONARY == (*TASKONOMY, *GEOMETRY, *SELF_SUPERVISED) and (len(GEOMETRY), len(SELF_SUPERVISED)) == (7, 4)
+    for names in ([t.name for t in DICTIONARY], [t.key for t in DICTIONARY], [t.label for t in DICTIONARY], [t.short for t in DICTIONARY]):
+        assert len(set(names)) == 16 and all(names)
+    assert [t.key for t in DICTIONARY] == [*LETTERS, *(t.name for t in DICTIONARY[5:])]
+    assert max(len(t.short) for t in DICTIONARY) <= 10
+
+
+def test_tasks_of_the_dictionary_by_name():
+    for t in DICTIONARY: assert get_tasks(t.name) == get_tasks([t.key]) == get_tasks(t) == (t,)
+    assert [t.key for t in get_tasks(['reshading', 'E', 'denoising', 'normal', 'edge_occlusion'])] == ['N', 'E', 'reshading', 'denoising', 'edge_occlusion']
+    with pytest.raises(ValueError, match="task 'reshading': it comes twice"): get_tasks(['reshading', GEOMETRY[1]])
+    with pytest.raises(ValueError, match="task 'Reshading': it is none of segment_semantic, S, .*, colorization"): get_tasks('Reshading')
+    with pytest.raises(ValueError): get_tasks('reshading,normal')

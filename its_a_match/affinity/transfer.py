@@ -6,7 +6,6 @@
 from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import permutations
 
 import numpy as np
 import pandas as pd
