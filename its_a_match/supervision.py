@@ -173,12 +173,12 @@ def _solve(p, objective, rules, budget=np.inf, least=-np.inf):
         if not dear and not poor: return x, found.mip_dual_bound
         rules = [*rules, LinearConstraint(x*(p.cost > 0), ub=(x*(p.cost > 0)).sum() - 1) if dear else _other(p, x)]
 
-# %% ../nbs/38_supervision.ipynb #1dbcf3d7
+# %% ../nbs/38_supervision.ipynb #00dad454
 def _tie_rules(p):
     "What is minimised for one rule after the other."
     E, S, ranks = len(p.target), len(p.sources), np.argsort(np.argsort(p.sources))
     yield _scaled(p.cost)
-    yield np.r_[np.zeros(E), np.ones(S)]
+    if p.paid or np.ptp(p.cost[E:]) or not p.cost.any(): yield np.r_[np.zeros(E), np.ones(S)] # or else the cost has settled it
     for start in range(0, S, 10): yield np.r_[np.zeros(E), np.where((ranks >= start) & (ranks < start + 10), -2.**(start + 9 - ranks), 0)]
     for t in range(len(p.targets)*p.paid): yield np.r_[np.where(p.target == t, p.order, 0), np.zeros(S)]
 

@@ -4,7 +4,7 @@ import numpy as np, pandas as pd, pytest, torch
 from its_a_match.affinity import SCORES, Evidence, compute
 from its_a_match.affinity.transfer import Readout, Transfers, represent, transfer_affinity, transfer_losses
 from its_a_match.memory import MemoryDataset
-from its_a_match.models import build, get_model
+from its_a_match.models import build
 from its_a_match.tasks import Task
 
 TASKS = Task('a'), Task('b', channels=2), Task('c', kind='classes', channels=3), Task('n', kind='number'), Task('p', kind='classes', channels=4, term='metric', invalid=0, normalise='none')
@@ -56,7 +56,7 @@ def test_the_stream_of_random_numbers_stays(transfers):
 
 def test_learning_helps(networks, data):
     short, long = (Transfers(networks, data[0], {'test': data[1]}, epochs=e) for e in (1, 30))
-    loss = lambda t: np.nanmean(t.losses(t.learn(['a', 'b'], 'b'), ['a', 'b'], 'b', 'test'))
+    loss = lambda t: np.nanmean(t.losses(t.learn(['a', 'b'], 'b'), ['a', 'b'], 'b', 'train'))
     assert loss(long) < loss(short)
 
 def test_what_cannot_be(transfers, networks, data):
