@@ -1,7 +1,7 @@
 """How long Taskonomy's AHP and taxonomies take: medians and ratios of one run, written to benchmarks/results/taxonomy.csv.
 
-    python benchmarks/taxonomy.py            everything (at most half an hour on one CPU core, most of it for what is compared)
-    python benchmarks/taxonomy.py --quick    three budgets and a short time limit; nothing is written
+    python benchmarks/taxonomy.py            everything (about five minutes on one CPU core, most of it for what is compared)
+    python benchmarks/taxonomy.py --quick    three budgets; nothing is written
 
 AHP       the affinities of 25 or 49 transfers to each of 25 tasks on 10,000 test images, against a loop over pairs of pandas columns and
           numpy.linalg.eig, timed on three tasks and scaled; the results must agree
@@ -87,7 +87,7 @@ def aggregated(table, budget, limit):
 
 def taxonomies(kind, table, quick):
     "The best taxonomy of each budget, beside the aggregated form; the two in turn."
-    budgets, limit = ((3, 8, 15), 20) if quick else (range(1, TASKS + 1), 20)
+    budgets, limit = (3, 8, 15) if quick else range(1, TASKS + 1), 20
     ours, plain, proven = [], [], []
     taxonomy(table, TASKS)
     for b in budgets:
