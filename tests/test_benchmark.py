@@ -36,7 +36,7 @@ def test_the_command_ends_with_a_recommendation_and_a_report(benchmarked):
     page = (benchmarked/'report.html').read_text(encoding='utf-8')
     assert 'Which tasks should be learned together' in page
     results = BenchmarkResults(benchmarked)
-    assert results.seeds == [0] and len(results.networks) == 36 and {*results.scores} == {'TD', 'IAS', 'RSA', 'CKA', 'LI', 'GS', 'GT'}
+    assert results.seeds == [0] and len(results.networks) == 36 and {*results.scores} == {'TD', 'IAS', 'RSA', 'CKA', 'LI', 'TA', 'GS', 'GT'}
     assert {'training', 'scores', 'report'} <= {*pd.read_csv(benchmarked/'results'/'times.csv').stage}
 
 def test_results_can_be_sent_to_somebody(benchmarked, tiny_rooms):
@@ -61,7 +61,7 @@ def test_a_plan_spends_nothing(call, tiny_rooms, tmp_path):
     told = call('benchmark', '--data', tiny_rooms, '--plan', '--preset', 'tiny', '--tasks', 'SD', '--json', '--model', 'small', '--processes', 1)
     plan = json.loads(told.stdout)
     assert [n['network'] for n in plan['networks']] == ['S', 'D', 'SD', 'S<D', 'D<S'] and plan['hours'] > 0 and not list(tmp_path.iterdir())
-    assert {s['score']: s['networks'] for s in plan['scores']} == dict(TD=0, IAS=0, RSA=0, CKA=0, LI=2, GS=1, GT=1)
+    assert {s['score']: s['networks'] for s in plan['scores']} == dict(TD=0, IAS=0, RSA=0, CKA=0, LI=2, TA=0, GS=1, GT=1)
 
 def test_parts_in_the_order_of_their_worth():
     tasks = get_tasks('SDNKE')

@@ -55,8 +55,8 @@ class Readout(nn.Module):
         "The outputs."
         x = self.first(codes)
         if not self.pixels: return self.second(x.mean((2, 3)) if x.ndim == 4 else x)
-        x, (a, b), (h, w) = self.second(x), self.block, x.shape[-2:]
-        return x.view(len(x), -1, a, b, h, w).permute(0, 1, 4, 2, 5, 3).reshape(len(x), -1, h*a, w*b)
+        x, (a, b), (h, w) = self.second(x).permute(0, 2, 3, 1), self.block, x.shape[-2:]
+        return x.reshape(len(x), h, w, a, b, -1).transpose(2, 3).reshape(len(x), h*a, w*b, -1).permute(0, 3, 1, 2)  # channels last in memory
 
 # %% ../../nbs/26_transfer.ipynb #f9cb08a4
 def represent(
@@ -123,7 +123,8 @@ def of(self:Transfers,
     parts = [self.codes[s][split] for s in sources]
     for s, p in zip(sources, parts):
         if p.shape[2:] != parts[0].shape[2:]: raise ValueError(f'source {s!r}: its representation has the shape {tuple(p.shape[1:])}, that of {sources[0]!r} {tuple(parts[0].shape[1:])}')
-    return torch.cat(parts, 1)
+    codes = torch.cat(parts, 1)
+    return codes.contiguous(memory_format=torch.channels_last) if codes.ndim == 4 else codes
 
 @patch
 def labels(self:Transfers,
