@@ -14,6 +14,7 @@ cfg = config['DEFAULT']
 carried = {'its_a_match.data.published': ('data/published', ['*.csv', '*.md']),
            'its_a_match.data.results.rooms': ('data/results/rooms', ['*.csv', '*.json', '*.md']),
            'its_a_match.data.results.quick': ('data/results/quick', ['*.csv', '*.json', '*.md']),
+           'its_a_match.data.results.transfer': ('data/results/transfer', ['*.csv', '*.json', '*.jpg', '*.npz', '*.md']),
            'its_a_match.data.results.which-tasks': ('data/results/which-tasks', ['*.csv', '*.json', '*.jpg', '*.md']),
            'its_a_match.nbs': ('nbs', ['43_benchmark_report.ipynb', '8*.ipynb'])}
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['KEYS', 'BUDGETS', 'SMALL', 'LARGE', 'BALANCED', 'FEW', 'baselines', 'is_candidate', 'solutions', 'totals',
-           'without_task', 'over_seeds', 'verdict', 'GroupingResults']
+           'without_task', 'over_seeds', 'GroupingResults']
 
 # %% ../nbs/44_grouping_methods.ipynb #488a119f
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from scipy import stats
 
 from .candidates import Objective, higher_order
-from .recommendation import mean_candidates, mean_interval
+from .recommendation import mean_candidates
 from .result_files import ResultFiles, _refuse, _table
 from .results import BenchmarkResults
 from .selection import Selection, pessimal, random_groupings, select_for
@@ -118,13 +118,6 @@ def over_seeds(
     n = len(x)
     half = stats.t.ppf(.975, n - 1)*x.std(0, ddof=1)/np.sqrt(n) if n > 1 else np.full(x.shape[1:], np.nan)
     return tuple(pd.DataFrame(v, like.index, like.columns) for v in (x.mean(0), half))
-
-def verdict(
-    differences:Iterable[float], # one a seed, above 0 where the statement holds
-)->str:                          # 'yes', 'no' or 'tie'
-    "Whether something holds beyond the spread of training; 'tie' if the 95 % interval over seeds holds zero, or there is a single seed."
-    mean, lo, hi = mean_interval(differences)
-    return 'yes' if lo > 0 else 'no' if hi < 0 else 'tie'
 
 # %% ../nbs/44_grouping_methods.ipynb #bcd06345
 class GroupingResults(BenchmarkResults):

@@ -72,7 +72,7 @@ def show_table(
     return Markdown('\n'.join('| ' + ' | '.join(line) + ' |' for line in [names, align, *rows]))
 
 # %% ../nbs/33_report.ipynb #345e7819
-STUDIES = {'its-a-match': '80', 'which-tasks': '81', 'rooms': '84'} # name: number of the notebooks
+STUDIES = {'its-a-match': '80', 'which-tasks': '81', 'representation-similarity': '82', 'taskonomy': '83', 'rooms': '84'} # name: number of the notebooks
 
 def study_notebooks(
     studies:str|Iterable[str]=tuple(STUDIES), # names of studies, or their numbers; or one of them

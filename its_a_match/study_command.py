@@ -5,9 +5,10 @@
 # %% auto #0
 __all__ = ['HEADLINES', 'TRAINED', 'study']
 
-# %% ../nbs/40_study_command.ipynb #2a51e418
+# %% ../nbs/40_study_command.ipynb #3916dc69
 import shlex
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated
 
@@ -22,13 +23,14 @@ HEADLINES = {'which_tasks_table_7_compared': ('Total test loss under each budget
              'match_agreement': ('Agreement of the published affinity scores with the published gains (p and interval are those of spearman)',
                                  'split alone score pearson spearman lo hi p target_spearman top1 gain_lost'.split())}
 
-# %% ../nbs/40_study_command.ipynb #3ad3f66e
-TRAINED = 'which-tasks' # the study that can be trained
+# %% ../nbs/40_study_command.ipynb #53ef1d6c
+TRAINED = {'which-tasks': ('grouping_study', 'train_grouping_study'),  # study that can be trained: module and function
+           'representation-similarity': ('representation_study', 'train_representation_study'), 'taskonomy': ('transfer_study', 'train_transfer_study')}
 _training, _where = (partial(typer.Option, rich_help_panel=p, show_default=False) for p in ('How networks are trained', 'Where'))
-_Studies = Annotated[list[str], typer.Argument(metavar='STUDY', help='its-a-match, which-tasks or rooms; all of them where none is named.', show_default=False)]
+_Studies = Annotated[list[str], typer.Argument(metavar='STUDY', help='its-a-match, which-tasks, representation-similarity, taskonomy or rooms; all of them where none is named.', show_default=False)]
 _Out   = Annotated[Path, typer.Option(help='Folder for tables, figures and the report.')]
-_Train = Annotated[bool, typer.Option('--train', help='Train the networks of which-tasks anew: hours. What the folder holds is not trained again.')]
-_Run   = Annotated[Path, typer.Option(metavar='RUN', help='Folder of the networks of which-tasks, or of a full benchmark to go on from; OUT/networks where not given.', show_default=False)]
+_Train = Annotated[bool, typer.Option('--train', help='Train the networks of a study anew: hours. What the folder holds is not trained again.')]
+_Run   = Annotated[Path, typer.Option(metavar='RUN', help='Folder of the networks of a study (for which-tasks a full benchmark will do); OUT/networks where not given.', show_default=False)]
 
 # %% ../nbs/40_study_command.ipynb #3bea2431
 _Data   = Annotated[Path, _training(help='Folder of a data set; rooms are rendered where none is given.')]
@@ -40,17 +42,35 @@ _LeaveOut = Annotated[Path, _training(metavar='LIST', help='Views not to use: wh
 _Device = Annotated[str, _where(metavar='NAME', help='cpu, cuda, …; a GPU, if there is one, where not given.')]
 _Processes = Annotated[int, _where(metavar='N', min=1, help='How many networks are trained at once; one for every processor, or GPU, where not given.')]
 
-# %% ../nbs/40_study_command.ipynb #dc3aab5a
+# %% ../nbs/40_study_command.ipynb #e1b7f15f
+def _one(studies, hint):
+    "The study that --train or --run is for; a usage error unless exactly one is named that can be trained."
+    from its_a_match.report import STUDIES
+    found = [name for name in TRAINED if {name, STUDIES[name]} & {*studies}]
+    if len(found) != 1: raise typer.BadParameter(f"it is for one study: name {', '.join([*TRAINED][:-1])} or {[*TRAINED][-1]}", param_hint=hint)
+    return found[0]
+
 def _check(studies, train, run, options):
-    "A usage error for options that do not go together; ValueError for a study that there is not."
-    from its_a_match.report import STUDIES, study_notebooks
+    "The study to be trained or read, or None. A usage error for options that do not go together; ValueError for a study that there is not."
+    from its_a_match.report import study_notebooks
     study_notebooks(studies)
-    if (train or run) and studies and not {TRAINED, STUDIES[TRAINED]} & {*studies}: raise typer.BadParameter(f'it is for the study {TRAINED}', param_hint='--train' if train else '--run')
+    one = _one(studies, '--train' if train else '--run') if train or run else None
     if not train and (idle := [f'--{k.replace("_", "-")}' for k, v in options.items() if v is not None]):
         raise typer.BadParameter('it is for --train', param_hint=', '.join(idle))
-    if not train and run:
+    if not train and run: _readable(one, run)
+    return one
+
+def _readable(name, run):
+    "An error of the reader of a study's results, which says what is missing."
+    if name == 'which-tasks':
         from its_a_match.grouping_methods import GroupingResults
-        GroupingResults(run)  # which says what is missing
+        GroupingResults(run)
+    elif name == 'taskonomy':
+        from its_a_match.transfer_results import TransferResults
+        TransferResults(run/'results')
+    else:
+        from its_a_match.transfer_results import similarity_tables
+        similarity_tables(run/'results')
 
 def _usable(seeds, recipe):
     "A usage error for what no training could do."
@@ -60,10 +80,10 @@ def _usable(seeds, recipe):
         try: value is None or f(value)
         except ValueError as e: raise typer.BadParameter(str(e), param_hint=hint) from None
 
-def _command(options):
+def _command(name, options):
     "The command that trains with these options, without paths of this machine."
     text = lambda k, v: {'data': 'DATA', 'leave_out': 'LIST'}.get(k) or (','.join(map(str, v)) if isinstance(v, list) else str(v))
-    return shlex.join(['its_a_match', 'study', TRAINED, '--train', *(w for k, v in options.items() if v is not None for w in (f'--{k.replace("_", "-")}', text(k, v)))])
+    return shlex.join(['its_a_match', 'study', name, '--train', *(w for k, v in options.items() if v is not None for w in (f'--{k.replace("_", "-")}', text(k, v)))])
 
 def _told(out, page):
     "Prints the headline tables and where the rest is."
@@ -73,7 +93,7 @@ def _told(out, page):
     console.print(f"{len(list(out.glob('*.csv')))} tables and {len(list(out.glob('*.svg')))} figures are in {out}. The report:")
     console.print(str(page.resolve()))
 
-# %% ../nbs/40_study_command.ipynb #ab8f0e86
+# %% ../nbs/40_study_command.ipynb #72ec1a0e
 @app.command(epilog="""For example: its_a_match study
 
 its_a_match study which-tasks --train --seeds 0""")
@@ -84,13 +104,13 @@ def study(
 )->None:
     "Regenerate the tables and figures of the papers and of our study on Rooms, from committed numbers or new networks."
     options = dict(data=data, seeds=option_numbers('--seeds', seeds, int, '0,1,2'), model=model, recipe=recipe, size=size, leave_out=leave_out and str(leave_out), device=device, processes=processes)
-    _check(studies or [], train, run, options)
+    one = _check(studies or [], train, run, options)
     from its_a_match.report import STUDIES, run_study
     studies = studies or [*STUDIES]
     if train:
         _usable(options['seeds'], recipe)
-        from its_a_match.grouping_study import train_grouping_study
-        run = run or out/'networks'
-        with resumable(), plain_warnings(): train_grouping_study(out=run, command=_command(options), **given(**options))
+        module, function = TRAINED[one]
+        train_study, run = getattr(import_module(f'its_a_match.{module}'), function), run or out/'networks'
+        with resumable(), plain_warnings(): train_study(out=run, command=_command(one, options), **given(**options))
     with screen().status('') as status: page = run_study(out, studies, lambda name: status.update(f'running {name}'), run)
     _told(out, page)

@@ -10,7 +10,8 @@ from its_a_match import assignment, grouping_study
 from its_a_match.assignment import DataFolder, noted_data, open_data
 from its_a_match.benchmarking import PRESETS
 from its_a_match.candidates import check_candidates
-from its_a_match.grouping_methods import BUDGETS, KEYS, GroupingResults, baselines, is_candidate, over_seeds, solutions, totals, verdict, without_task
+from its_a_match.findings import verdict
+from its_a_match.grouping_methods import BUDGETS, KEYS, GroupingResults, baselines, is_candidate, over_seeds, solutions, totals, without_task
 from its_a_match.grouping_study import FRACTIONS, SHOWN, few_networks, other_networks, predictions, train_grouping_study, write_predictions
 from its_a_match.memory import part_of, some_views
 from its_a_match.published import which_tasks_losses, which_tasks_table

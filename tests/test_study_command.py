@@ -1,11 +1,23 @@
 "`its_a_match study` as a user calls it; nothing is trained and no notebook runs."
+from functools import partial
+from importlib import import_module
 from inspect import signature
 
-import pandas as pd, pytest
+import numpy as np, pandas as pd, pytest
 
-from its_a_match import grouping_methods, grouping_study, report
-from its_a_match.grouping_study import train_grouping_study
+from its_a_match import grouping_methods, report, transfer_results
 from its_a_match.report import STUDIES, study_notebooks
+from its_a_match.study_command import TRAINED
+from its_a_match.transfer_results import SIMILARITY_TABLES
+
+READERS = {'which-tasks': (grouping_methods, 'GroupingResults', ''), 'representation-similarity': (transfer_results, 'similarity_tables', 'results'), 'taskonomy': (transfer_results, 'TransferResults', 'results')}
+ONE, CHOICE = 'it is for one study: name which-tasks, representation-similarity or taskonomy', 'choose among its-a-match, which-tasks, representation-similarity, taskonomy, rooms'
+TRAINING = {name: getattr(import_module(f'its_a_match.{module}'), function) for name, (module, function) in TRAINED.items()}
+each_study = pytest.mark.parametrize('study', TRAINED)
+
+def trains(monkeypatch, study, f):
+    module, function = TRAINED[study]
+    monkeypatch.setattr(import_module(f'its_a_match.{module}'), function, f)
 
 @pytest.fixture
 def calls(monkeypatch):
@@ -17,8 +29,16 @@ def calls(monkeypatch):
         pd.DataFrame(dict(method=['Optimal'], total=[.44612])).to_csv(out/'which_tasks_trained_table_7.csv', index=False)
         (out/'report.html').touch()
         return out/'report.html'
+    def note(study, **options): seen.update(trained=options, study=study)
     monkeypatch.setattr(report, 'run_study', show)
-    monkeypatch.setattr(grouping_study, 'train_grouping_study', lambda **options: seen.update(trained=options))
+    for study in TRAINED: trains(monkeypatch, study, partial(note, study))
+    return seen
+
+@pytest.fixture
+def readers(monkeypatch):
+    "Readers that find whatever they are to read; the folders that each was given."
+    seen = {}
+    for study, (module, name, _) in READERS.items(): monkeypatch.setattr(module, name, partial(lambda study, folder: seen.update({study: str(folder)}), study))
     return seen
 
 def said(told): return ' '.join(told.stderr.replace('│', ' ').split())
@@ -27,62 +47,98 @@ def said(told): return ' '.join(told.stderr.replace('│', ' ').split())
 
 @pytest.mark.parametrize('args, sentence', [
     (('--model', 'small'), '--model: it is for --train'), (('rooms', '--data', 'd', '--seeds', 0, '--size', 64, '--leave-out', 'l.csv'), '--data, --seeds, --size, --leave-out: it is for --train'),
-    (('which-tasks', '--recipe', 'paper', '--device', 'cpu', '--processes', 1), '--recipe, --device, --processes: it is for --train'),
-    (('rooms', '--train'), '--train: it is for the study which-tasks'), (('its-a-match', 'rooms', '--train', '--run', 'r'), '--train: it is for the study which-tasks'),
-    (('rooms', '--run', 'r'), '--run: it is for the study which-tasks'),
+    *(((study, '--recipe', 'paper', '--device', 'cpu', '--processes', 1), '--recipe, --device, --processes: it is for --train') for study in TRAINED), (('taskonomy', '--run', 'r', '--size', 64), '--size: it is for --train'),
+    (('rooms', '--train'), f'--train: {ONE}'), (('its-a-match', 'rooms', '--train', '--run', 'r'), f'--train: {ONE}'), (('rooms', '--run', 'r'), f'--run: {ONE}'),
+    (('--train',), f'--train: {ONE}'), (('--run', 'r'), f'--run: {ONE}'), (('which-tasks', 'taskonomy', '--train'), f'--train: {ONE}'), (('81', '82', 'rooms', '--run', 'r'), f'--run: {ONE}'),
+    ((*STUDIES, '--train', '--run', 'r'), f'--train: {ONE}'), (('representation-similarity', '83', '--run', 'r'), f'--run: {ONE}'),
     (('--train', '--seeds', 'a'), "--seeds: 'a' is not a list of numbers, as in 0,1,2"), (('--train', '--seeds', '0,.5'), "'0,.5' is not a list of numbers"), (('--train', '--seeds', ''), 'not a list of numbers'),
-    (('--seeds', '0 1'), "'0 1' is not a list of numbers"), (('--train', '--size', 8), '--size'), (('--train', '--processes', 0), '--processes'), (('--only', 81), 'No such option')])
+    (('--seeds', '0 1'), "'0 1' is not a list of numbers"), (('taskonomy', '--train', '--seeds', '0;1'), "'0;1' is not a list of numbers"),
+    (('--train', '--size', 8), '--size'), (('--train', '--processes', 0), '--processes'), (('--only', 81), 'No such option')])
 def test_wrong_usage_is_status_2(call, calls, tmp_path, args, sentence):
     told = call('study', *args)
     assert (told.returncode, told.stdout) == (2, '') and sentence in said(told) and not calls and not any(tmp_path.iterdir())
 
-@pytest.mark.parametrize('args', [('nope',), ('12',), ('rooms', 'nope'), ('Rooms',), ('',), ('which-tasks', 'nope', '--train')])
+@pytest.mark.parametrize('args', [('nope',), ('12',), ('rooms', 'nope'), ('Rooms',), ('',), *((study, 'nope', '--train') for study in TRAINED), ('taskonomics', '--run', 'r'), ('nope', '--train', '--run', 'r')])
 def test_an_unknown_study_is_one_sentence_and_status_1(call, calls, tmp_path, args):
     told = call('study', *args)
     unknown = next(a for a in args if a not in STUDIES)
-    assert (told.returncode, told.stdout) == (1, '') and told.stderr == f"its_a_match: there is no study {unknown!r}: choose among its-a-match, which-tasks, rooms\n"
+    assert (told.returncode, told.stdout) == (1, '') and told.stderr == f'its_a_match: there is no study {unknown!r}: {CHOICE}\n'
     assert not calls and not any(tmp_path.iterdir())
+
+@each_study
+@pytest.mark.parametrize('args, sentence', [(('--seeds', '-1'), '--seeds: seed -1: it is not a whole number from 0'), (('--recipe', 'slow'), "--recipe: recipe 'slow': it is none of paper, quick, balanced")])
+def test_values_that_cannot_be(call, calls, tmp_path, study, args, sentence):
+    told = call('study', study, '--train', '--data', tmp_path, *args)
+    assert told.returncode == 2 and sentence in said(told) and not calls
+
+def test_the_studies_that_can_be_trained():
+    assert {*TRAINED} == {*READERS} < {*STUDIES} and STUDIES == {'its-a-match': '80', 'which-tasks': '81', 'representation-similarity': '82', 'taskonomy': '83', 'rooms': '84'}
+    assert {study: f.__name__ for study, f in TRAINING.items()} == {study: function for study, (_, function) in TRAINED.items()}
 
 # ---- what it is asked to do
 
-@pytest.mark.parametrize('args, studies', [((), [*STUDIES]), (('rooms',), ['rooms']), (('which-tasks', 80), ['which-tasks', '80'])])
+@pytest.mark.parametrize('args, studies', [((), [*STUDIES]), (('rooms',), ['rooms']), (('which-tasks', 80), ['which-tasks', '80']), (('83', 'representation-similarity'), ['83', 'representation-similarity'])])
 def test_what_is_shown(call, calls, tmp_path, args, studies):
     told = call('study', *args, '--out', tmp_path/'there')
     assert told.returncode == 0 and calls == dict(shown=(tmp_path/'there', studies, None))
     assert 'networks of our own' in told.stdout and '0.446' in told.stdout and f'1 tables and 0 figures are in {tmp_path}/there' in told.stdout
     assert told.stdout.splitlines()[-1] == str(tmp_path/'there'/'report.html')
 
-def test_what_is_trained(call, calls, tmp_path):
+@each_study
+def test_what_is_trained(call, calls, tmp_path, study):
     given = dict(data='d', seeds='1,2', model='small', recipe='paper', size=64, leave_out='l.csv', device='cpu', processes=2)
-    told = call('study', 'which-tasks', '--train', *(x for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v)))
+    told = call('study', study, '--train', *(x for k, v in given.items() for x in (f"--{k.replace('_', '-')}", v)))
     command = calls['trained'].pop('command')
-    assert command == 'its_a_match study which-tasks --train --data DATA --seeds 1,2 --model small --recipe paper --size 64 --leave-out LIST --device cpu --processes 2'
+    assert command == f'its_a_match study {study} --train --data DATA --seeds 1,2 --model small --recipe paper --size 64 --leave-out LIST --device cpu --processes 2'
     assert told.returncode == 0 and {k: str(v) for k, v in calls['trained'].items()} == {k: str(v) for k, v in given.items()} | dict(seeds='[1, 2]', out='out/networks')
-    assert [str(x) for x in calls['shown']] == ['out', "['which-tasks']", 'out/networks']
+    assert calls['study'] == study and [str(x) for x in calls['shown']] == ['out', f'[{study!r}]', 'out/networks']
 
-def test_where_networks_are(call, calls, monkeypatch):
-    assert call('study', '--train', '--run', 'runs/full').returncode == 0 and str(calls['trained']['out']) == str(calls['shown'][2]) == 'runs/full' and calls['shown'][1] == [*STUDIES]
+@each_study
+def test_what_is_not_given_is_left_to_the_training(call, calls, study):
+    assert call('study', study, '--train', '--out', 'there').returncode == 0 and calls['study'] == study
+    assert {k: str(v) for k, v in calls['trained'].items()} == dict(out='there/networks', command=f'its_a_match study {study} --train')
+
+@each_study
+def test_where_networks_are(call, calls, readers, study):
+    assert call('study', study, '--train', '--run', 'runs/full').returncode == 0 and str(calls['trained']['out']) == str(calls['shown'][2]) == 'runs/full' and calls['shown'][1] == [study]
+    assert not readers and calls['study'] == study
     calls.clear()
-    monkeypatch.setattr(grouping_methods, 'GroupingResults', lambda run: run)
-    assert call('study', '--run', 'runs/full').returncode == 0 and 'trained' not in calls and str(calls['shown'][2]) == 'runs/full'
+    assert call('study', study, '--run', 'runs/full').returncode == 0 and 'trained' not in calls and str(calls['shown'][2]) == 'runs/full'
+    assert readers == {study: '/'.join(('runs/full', READERS[study][2])).rstrip('/')}
 
-def test_its_options_are_those_of_the_training(call, calls):
+@each_study
+def test_the_other_studies_are_shown_beside_it(call, calls, readers, study):
+    for args in (('--train',), ('--run', 'out/networks')):
+        assert call('study', 'rooms', study, 'its-a-match', *args).returncode == 0
+        assert calls.pop('shown')[1] == ['rooms', study, 'its-a-match'] and calls.pop('study', study) == study and calls.pop('trained', {}).get('command') == (f'its_a_match study {study} --train' if args == ('--train',) else None)
+
+@each_study
+def test_its_options_are_those_of_the_training(call, calls, study):
     "Else it would end in a TypeError."
-    call('study', 'which-tasks', '--train', '--data', 'd', '--seeds', 0, '--model', 'm', '--recipe', 'quick', '--size', 64, '--leave-out', 'l', '--device', 'cpu', '--processes', 1)
-    assert len(signature(train_grouping_study).bind(**calls['trained']).arguments) == 10
+    call('study', study, '--train', '--data', 'd', '--seeds', 0, '--model', 'm', '--recipe', 'quick', '--size', 64, '--leave-out', 'l', '--device', 'cpu', '--processes', 1)
+    assert len(signature(TRAINING[study]).bind(**calls['trained']).arguments) == 10 and calls['study'] == study
 
+@each_study
+def test_defaults_are_those_that_the_help_tells(call, study):
+    options, told = {k: p.default for k, p in signature(TRAINING[study]).parameters.items()}, ' '.join(call('study', '--help').stdout.split())
+    assert [*options['seeds']] == [0, 1, 2] and '0,1,2 where not given' in told
+    for k in ('model', 'recipe'): assert f'{options[k]} where not given' in told
+    assert all(options[k] is None for k in ('data', 'size', 'leave_out', 'device', 'processes')) and study in told
+
+@each_study
 @pytest.mark.parametrize('error', [ValueError, OSError, RuntimeError])
-def test_a_training_that_fails_is_told_in_a_sentence(call, calls, monkeypatch, error):
+def test_a_training_that_fails_is_told_in_a_sentence(call, calls, monkeypatch, study, error):
     def fail(**options): raise error('the disk is full')
-    monkeypatch.setattr(grouping_study, 'train_grouping_study', fail)
-    told = call('study', 'which-tasks', '--train')
+    trains(monkeypatch, study, fail)
+    told = call('study', study, '--train')
     assert (told.returncode, told.stderr) == (1, 'its_a_match: the disk is full\n') and not calls
 
-def test_stopped_by_hand(calls, monkeypatch, capsys, tmp_path):
+@each_study
+def test_stopped_by_hand(calls, monkeypatch, capsys, tmp_path, study):
     def stop(**options): raise KeyboardInterrupt
-    monkeypatch.setattr(grouping_study, 'train_grouping_study', stop)
-    from its_a_match.cli import study
-    with pytest.raises(KeyboardInterrupt): study(['which-tasks'], tmp_path/'out', train=True)
+    trains(monkeypatch, study, stop)
+    from its_a_match.cli import study as command
+    with pytest.raises(KeyboardInterrupt): command([study], tmp_path/'out', train=True)
     assert capsys.readouterr().err == 'its_a_match: stopped; the same command goes on\n' and not calls
 
 # ---- names and numbers
@@ -94,26 +150,59 @@ def test_names_and_numbers_mean_the_same_notebooks(name, number):
 
 def test_all_notebooks_of_all_studies(root):
     assert {*study_notebooks()} == {*study_notebooks(STUDIES.values())} == {*(root/'nbs').glob('8*.ipynb')}
-    assert [p.name[:2] for p in study_notebooks(['rooms', 'its-a-match'])] == ['84', '80']
+    assert [p.name[:2] for p in study_notebooks(['rooms', 'its-a-match'])] == ['84', '80'] and [p.name[:2] for p in study_notebooks(['taskonomy', 'representation-similarity'])] == ['83', '82']
 
 def test_an_unknown_name():
-    with pytest.raises(ValueError, match="^there is no study '8': choose among its-a-match, which-tasks, rooms$"): study_notebooks(['80', '8'])
+    with pytest.raises(ValueError, match=f"^there is no study '8': {CHOICE}$"): study_notebooks(['80', '8'])
 
-@pytest.mark.parametrize('args', [('81', '--train'), ('81', '--run', 'r')])
-def test_a_number_is_as_good_as_a_name(call, calls, args, monkeypatch):
-    monkeypatch.setattr(grouping_methods, 'GroupingResults', lambda run: run)
-    assert call('study', *args).returncode == 0 and calls
+@each_study
+@pytest.mark.parametrize('args', [('--train',), ('--run', 'r')])
+def test_a_number_is_as_good_as_a_name(call, calls, readers, study, args):
+    for names in ((STUDIES[study],), (STUDIES[study], study)):
+        assert call('study', *names, *args).returncode == 0 and calls.pop('shown')[1] == [*names]
+        assert calls.pop('trained', {}).get('command') == (f'its_a_match study {study} --train' if args == ('--train',) else None) and calls.pop('study', study) == study
+    assert [*readers] == ([] if args == ('--train',) else [study])
 
-@pytest.mark.parametrize('args', [('--seeds', '-1'), ('--recipe', 'slow')])
-def test_values_that_cannot_be(call, tmp_path, args):
-    assert call('study', 'which-tasks', '--train', '--data', tmp_path, *args).returncode == 2
-
-@pytest.mark.parametrize('studies', [['rooms', 'rooms'], ['which-tasks', '81']])
+@pytest.mark.parametrize('studies', [['rooms', 'rooms'], ['which-tasks', '81'], ['83', '82', 'taskonomy', 'representation-similarity']])
 def test_a_study_named_twice(studies): assert len({*(found := study_notebooks(studies))}) == len(found)
 
-def test_an_unknown_study_that_is_to_be_trained(call, calls): assert "no study 'nope'" in call('study', 'nope', '--train').stderr
+@pytest.mark.parametrize('args', [('--train',), ('--run', 'r')])
+def test_an_unknown_study_that_is_to_be_trained_or_read(call, calls, args): assert "no study 'nope'" in call('study', 'nope', *args).stderr and not calls
 
 def test_one_study_as_a_text(): assert study_notebooks('rooms') == study_notebooks(['rooms'])
 
-def test_a_folder_without_results(call, calls):
-    assert (told := call('study', '--run', 'nowhere')).returncode == 1 and told.stderr.startswith('its_a_match: nowhere: there is no losses.csv') and not calls
+# ---- results that are there or not
+
+MISSING = {'which-tasks': 'nowhere: there is no losses.csv', 'representation-similarity': 'nowhere/results/similarities.csv: No such file or directory', 'taskonomy': 'nowhere/results/transfers.csv: No such file or directory'}
+
+@each_study
+def test_a_folder_without_results(call, calls, study):
+    assert (told := call('study', study, '--run', 'nowhere')).returncode == 1 and told.stderr.startswith(f'its_a_match: {MISSING[study]}') and told.stderr.count('\n') == 1 and not calls
+
+def test_results_of_which_tasks(call, calls, root):
+    assert call('study', 'which-tasks', '--run', root/'data/results/which-tasks').returncode == 0 and calls['shown'][2] == root/'data/results/which-tasks'
+
+def write_results(folder):
+    "The least that the readers of both studies of transfer take."
+    folder.mkdir(parents=True)
+    for name, numbers in SIMILARITY_TABLES.items(): pd.DataFrame(dict(task=['S', 'D'], seed=0) | dict.fromkeys(numbers, [.5, 1])).to_csv(folder/f'{name}.csv', index=False)
+    pd.DataFrame(dict(seed=0, target='D', transfer=['S', 'full'], val=[.5, .4], test=[.6, .3])).to_csv(folder/'transfers.csv', index=False)
+    np.savez(folder/'ranks.npz', **{f'D {split} 0': np.array([[2, 1]]) for split in ('val', 'test')})
+
+@pytest.mark.parametrize('study, needs', [('representation-similarity', [f'{name}.csv' for name in SIMILARITY_TABLES]), ('taskonomy', ['transfers.csv', 'ranks.npz'])])
+def test_results_of_transfers(call, calls, tmp_path, study, needs):
+    write_results(tmp_path/'r'/'results')
+    assert call('study', study, '--run', 'r').returncode == 0 and [str(x) for x in calls.pop('shown')] == ['out', f'[{study!r}]', 'r']
+    for name in needs:
+        (tmp_path/'r'/'results'/name).rename(tmp_path/'aside')
+        told = call('study', study, '--run', 'r')
+        assert (told.returncode, told.stderr) == (1, f'its_a_match: r/results/{name}: No such file or directory\n') and not calls
+        (tmp_path/'aside').rename(tmp_path/'r'/'results'/name)
+
+@pytest.mark.parametrize('study, name, old, new', [('representation-similarity', 'starts.csv', 'miou', 'iou'), ('representation-similarity', 'images.csv', '0.5', 'half'), ('taskonomy', 'transfers.csv', 'test', 'tests')])
+def test_damaged_results(call, calls, tmp_path, study, name, old, new):
+    write_results(tmp_path/'r'/'results')
+    path = tmp_path/'r'/'results'/name
+    path.write_text(path.read_text().replace(old, new))
+    told = call('study', study, '--run', 'r')
+    assert told.returncode == 1 and told.stderr.startswith(f'its_a_match: r/results/{name}: ') and told.stderr.count('\n') == 1 and not calls

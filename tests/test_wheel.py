@@ -29,7 +29,7 @@ def user(wheel, root, tmp_path_factory):
 
 def test_wheel_carries_the_tables_and_studies(wheel, root):
     inside = set(zipfile.ZipFile(wheel).namelist())
-    tables = {f'its_a_match/{p.parent.relative_to(root).as_posix()}/{p.name}' for folder in ('published', 'results/rooms', 'results/quick', 'results/which-tasks') for p in (root/'data'/folder).glob('*.*') if p.suffix != '.py'}
+    tables = {f'its_a_match/{p.parent.relative_to(root).as_posix()}/{p.name}' for folder in ('published', 'results/rooms', 'results/quick', 'results/which-tasks', 'results/transfer') for p in (root/'data'/folder).glob('*.*') if p.suffix != '.py'}
     studies = {f'its_a_match/nbs/{p.name}' for p in [*(root/'nbs').glob('8*.ipynb'), root/'nbs/43_benchmark_report.ipynb']}
     assert any(o.endswith('.csv') for o in tables) and tables | studies <= inside
     assert [o for o in inside if not o.startswith('its_a_match')] == []

@@ -4,7 +4,8 @@ import json
 import numpy as np, pytest
 
 from its_a_match.agenda import named
-from its_a_match.grouping_methods import KEYS, GroupingResults, baselines, is_candidate, totals, verdict
+from its_a_match.findings import verdict
+from its_a_match.grouping_methods import KEYS, GroupingResults, baselines, is_candidate, totals
 from its_a_match.grouping_study import FRACTIONS, few_networks, other_networks
 from its_a_match.results import BenchmarkResults
 from its_a_match.search import search
