@@ -1,8 +1,9 @@
 """How long first-order transfers between tasks take: readouts that share one pass of each frozen encoder over the data, beside readouts that
-are each trained through their encoder. Both learn the same numbers. One run, written to benchmarks/results/transfer.csv.
+are each trained through their encoder. Both learn the same numbers. For the default network, whose encoder costs little more than a readout of
+many classes, and for one whose encoder costs what encoders do elsewhere. One run, written to benchmarks/results/transfer.csv.
 
-    python benchmarks/transfer.py            five tasks, 250 views of 64², 20 epochs (about two minutes on one CPU core)
-    python benchmarks/transfer.py --quick    three tasks and fewer views; nothing is written
+    python benchmarks/transfer.py            all pairs of five tasks, 250 views of 64², 20 epochs; a large encoder with fewer views (minutes on one CPU core)
+    python benchmarks/transfer.py --quick    three tasks and fewer views, the default network alone; nothing is written
 """
 import argparse
 import datetime
@@ -54,15 +55,11 @@ def seconds(work):
     return time.perf_counter() - start, found
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--quick', action='store_true', help='seconds instead of minutes; nothing is written')
-    args = parser.parse_args()
-    torch.set_num_threads(1)  # as each process of a study has
-    tasks, n, epochs = ('DNE', 64, 5) if args.quick else ('SDNKE', 250, 20)
-    data  = views(tasks, n, 64)
+def compare(model, keys, n, epochs):
+    "Seconds of both ways for one network, a row of the table."
+    data  = views(keys, n, 64)
     pairs = [*permutations([t.key for t in data.tasks], 2)]
-    networks = {t.key: get_model(DEFAULT_MODEL, t, seed=0).eval() for t in data.tasks}
+    networks = {t.key: get_model(model, t, seed=0).eval() for t in data.tasks}
     images = data.batch(np.arange(n))[0]
     Transfers(networks, data, {}, epochs=1).learn(*pairs[0])  # the first call of anything takes longer
     def shared():
@@ -72,13 +69,22 @@ def main():
     slow, others = seconds(lambda: {p: plainly(transfers, networks, images, p[:1], p[1]) for p in pairs})
     same = max(float((a - b).abs().max()) for p in pairs for a, b in zip(readouts[p].state_dict().values(), others[p].state_dict().values()))
     assert same < 1e-3, f'both ways should learn the same readouts, and they differ by {same:g}'
-    print(f'{len(pairs)} transfers of {len(tasks)} tasks, {n} views of 64², {epochs} epochs: {fast:.1f} s with representations kept, {slow:.1f} s through the encoders, {slow/fast:.1f} times (reach 3)')
+    work = f'{len(pairs)} first-order transfers between networks of {model}, {n} views of 64², {epochs} epochs'
+    print(f'{work}: {fast:.1f} s with representations kept, {slow:.1f} s through the encoders, {slow/fast:.1f} times (reach 3)', flush=True)
+    rows = ('through the encoder', slow, ''), ('representations kept', fast, '3')
+    return [dict(work=work, way=way, seconds=float(f'{s:.4g}'), ratio=round(slow/s, 2), reach=reach) for way, s, reach in rows]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--quick', action='store_true', help='seconds instead of minutes; nothing is written')
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # as each process of a study has
+    if args.quick: return compare(DEFAULT_MODEL, 'DNE', 64, 5)
+    rows = compare(DEFAULT_MODEL, 'SDNKE', 250, 20) + compare('xception17', 'SDN', 32, 20)
     print(f"torch {torch.__version__}, Python {platform.python_version()}, {platform.machine()} CPU, 1 thread, {sys.platform}")
-    if args.quick: return
-    table = pd.DataFrame([dict(work=f'{len(pairs)} first-order transfers, {n} views of 64², {epochs} epochs', way=way, seconds=float(f'{s:.4g}'), ratio=round(slow/s, 2), reach=reach,
-                               device=f'{platform.machine()} CPU, 1 thread', date=datetime.date.today().isoformat()) for way, s, reach in (('through the encoder', slow, ''), ('representations kept', fast, '3'))])
     RESULTS.mkdir(exist_ok=True)
-    table.to_csv(RESULTS/'transfer.csv', index=False)
+    pd.DataFrame(rows).assign(device=f'{platform.machine()} CPU, 1 thread', date=datetime.date.today().isoformat()).to_csv(RESULTS/'transfer.csv', index=False)
     print(f"written to {os.path.relpath(RESULTS/'transfer.csv')}")
 
 

@@ -20,6 +20,8 @@ from .terminal import app, given, headline, option_numbers, plain_warnings, resu
 # %% ../nbs/40_study_command.ipynb #fc0d6450
 HEADLINES = {'which_tasks_table_7_compared': ('Total test loss under each budget: Which tasks, Table 7, regenerated and as printed', None),
              'which_tasks_trained_table_7': ('Total test loss under each budget, networks of our own (mean over seeds)', None),
+             'representation_figure_s1_classes': ('Do small networks rank tasks as large ones do: RSA, Figure S1, on networks of our own', None),
+             'taskonomy_figure_9_means': ('Gain and quality of transfers by order: means of Taskonomy, Figure 9, as read and on networks of our own', None),
              'match_agreement': ('Agreement of the published affinity scores with the published gains (p and interval are those of spearman)',
                                  'split alone score pearson spearman lo hi p target_spearman top1 gain_lost'.split())}
 

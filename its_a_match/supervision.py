@@ -327,9 +327,10 @@ def draw_taxonomy(
     result:Taxonomy,       # of `taxonomy`
     ax:plt.Axes|None=None, # axes to draw on; None: those of a new figure
     title:str|None=None,   # above the drawing; None: total and cost
+    names:Mapping[str, str]|None=None, # {task: what it is called}; None: as in the taxonomy
 )->plt.Axes:               # the axes
     "The supervised tasks, the targets, and which are learned from which (*Taskonomy*, the taxonomy of Figure 2)."
-    graph, (left, right) = taxonomy_graph(result), _heights(result)
+    graph, (left, right), called = taxonomy_graph(result), _heights(result), lambda t: (names or {}).get(t, t)
     if ax is None: ax = plt.subplots(figsize=(8, max(2., .36*len(right) + .6)))[1]
     colour = {s: COLOURS[(i + 1) % len(COLOURS)] for i, s in enumerate(sorted(left, key=left.get, reverse=True))}
     at     = {(kind, t): dict(source=(0, left.get(t)), join=(.84, right.get(t)), target=(1, right.get(t)))[kind] for kind, t in graph}
@@ -341,7 +342,7 @@ def draw_taxonomy(
         nx.draw_networkx_edges(graph, at, [(a, b)], edge_color=[paint(*a)], arrows=True, arrowstyle='-' if b[0] == 'join' else '-|>', arrowsize=9, width=1.2,
                                node_size=90, node_shape='o', ax=ax, min_source_margin=4, min_target_margin=0 if b[0] == 'join' else 5)
     for (kind, t), (x, y) in at.items():
-        if kind != 'join': ax.annotate(t, (x, y), (-10 if kind == 'source' else 9, 0), textcoords='offset points', ha='right' if kind == 'source' else 'left', va='center', fontsize=10)
-    ax.set(xlim=_room(ax, max(map(len, left)), max(map(len, right))), ylim=(0, 1), title=f'total {result.total:.3g}, cost {result.cost:g}' if title is None else title)
+        if kind != 'join': ax.annotate(called(t), (x, y), (-10 if kind == 'source' else 9, 0), textcoords='offset points', ha='right' if kind == 'source' else 'left', va='center', fontsize=10)
+    ax.set(xlim=_room(ax, *(max(len(called(t)) for t in side) for side in (left, right))), ylim=(0, 1), title=f'total {result.total:.3g}, cost {result.cost:g}' if title is None else title)
     ax.axis('off')
     return ax

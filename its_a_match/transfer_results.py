@@ -14,8 +14,8 @@ from .archive import read_table
 from .supervision import Taxonomy, transfer_name, transfer_order
 
 # %% auto #0
-__all__ = ['JUDGES', 'SIMILARITY_TABLES', 'TransferResults', 'rated', 'first_order', 'win_rate', 'best_transfers', 'judged',
-           'similarity_tables']
+__all__ = ['JUDGES', 'TASK_CLASSES', 'SIMILARITY_TABLES', 'TransferResults', 'rated', 'first_order', 'win_rate', 'best_transfers',
+           'judged', 'task_class', 'class_contrast', 'transferring_out', 'similarity_tables']
 
 # %% ../nbs/46_transfer_results.ipynb #c59a952c
 JUDGES = 'full', 'scratch', 'constant' # what transfers are compared with
@@ -109,6 +109,35 @@ def judged(
         name = 'full' if own else transfer_name(sources)
         rows[t] = dict(sources=transfer_name(sources), gain=win_rate(results, t, name, 'scratch', seed), quality=np.nan if own else win_rate(results, t, name, 'full', seed))
     return pd.DataFrame.from_dict(rows, orient='index').rename_axis('target')
+
+# %% ../nbs/46_transfer_results.ipynb #d8100bea
+TASK_CLASSES = {'2D': ('autoencoding', 'denoising', 'inpainting', 'colorization', 'E', 'K', 'segment_unsup2d'),
+                '3D': ('D', 'N', 'depth_euclidean', 'reshading', 'edge_occlusion', 'keypoints3d', 'principal_curvature', 'segment_unsup25d'), 'semantic': ('S',)}
+
+def task_class(
+    key:str, # of a task
+)->str:
+    "Its class in *Taskonomy*'s figures; KeyError for a task that has none."
+    return {k: c for c, keys in TASK_CLASSES.items() for k in keys}[key]
+
+def class_contrast(
+    distances:pd.DataFrame, # (tasks, tasks), symmetric
+    draws:int=9999,         # of permuted names
+)->tuple[float, float]:     # difference of means, and its p-value (one-sided)
+    "How much farther from each other tasks of two classes are than tasks of one."
+    d, of, rng = distances.to_numpy(), np.array([task_class(t) for t in distances]), np.random.default_rng(0)
+    a, b = np.triu_indices(len(d), 1)
+    gap  = lambda c: d[a, b][c[a] != c[b]].mean() - d[a, b][c[a] == c[b]].mean()
+    seen = gap(of)
+    return seen, (1 + sum(gap(rng.permutation(of)) >= seen - 1e-12 for _ in range(draws)))/(draws + 1)
+
+# %% ../nbs/46_transfer_results.ipynb #d99601c9
+def transferring_out(
+    affinities:pd.DataFrame, # rows partner (the source), columns target, above 0, NaN from a task to itself
+)->pd.DataFrame:             # (sources, sources), symmetric
+    "The root mean square difference of the logarithms (base 10) of what two sources give to the targets that both can have."
+    x = np.log10(affinities.to_numpy())
+    return pd.DataFrame([[np.sqrt(np.nanmean((a - b)**2)) for b in x] for a in x], affinities.index, affinities.index)
 
 # %% ../nbs/46_transfer_results.ipynb #2701292b
 SIMILARITY_TABLES = dict(similarities=['similarity'], stages=['stage', 'similarity'], images=['images', 'draw', 'pearson'], starts=['miou'], losses=['test'])
