@@ -7,7 +7,7 @@ __all__ = ['KEYS', 'BUDGETS', 'SMALL', 'LARGE', 'BALANCED', 'FEW', 'baselines', 
            'without_task', 'over_seeds', 'GroupingResults']
 
 # %% ../nbs/44_grouping_methods.ipynb #488a119f
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path

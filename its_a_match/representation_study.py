@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from io import BytesIO
 from itertools import product
 from pathlib import Path
@@ -39,7 +39,7 @@ from .self_supervision import self_supervised
 from .taskonomy import TaskonomyDataset, split_buildings
 from .tasks import Task
 from .training import fit
-from .transfer_study import ALTERED, SOURCES, constant_losses, prepare_views, study_views, task_network, task_networks, train_tasks
+from .transfer_study import ALTERED, SOURCES, constant_losses, prepare_views, study_views, task_network, task_networks, train_tasks, train_transfer_study
 
 # %% auto #0
 __all__ = ['PARTS', 'LAYOUT', 'FLAT', 'LEARNED', 'COMPARED', 'PASSES', 'START', 'STAGES', 'COUNTS', 'DRAWS', 'SMALL',
@@ -71,8 +71,9 @@ def ranking(
     rows:Sequence[int]|None=None,        # numbers of images; None: all
 )->pd.Series:                            # by key, -1 to 1
     "How similar a network is to each of the others."
-    table = similarities({'': matrix, **matrices}, rows) if '' not in matrices else None
-    return table[''].drop('').rename_axis('task').rename('similarity')
+    part  = lambda m: m if rows is None else m[np.ix_(rows, rows)]
+    found = correlations([part(m) for m in (matrix, *matrices.values())])[0, 1:]
+    return pd.Series(np.asarray(found), pd.Index(matrices, name='task'), name='similarity')
 
 # %% ../nbs/45_representation_study.ipynb #6fea94d2
 PARTS  = ('unlabelled', 'floor', 'ceiling', 'left wall', 'front wall', 'right wall', 'contents')
@@ -159,7 +160,7 @@ def measure_starts(
     say:Callable=lambda sentence: 0, # called with a sentence when a start is measured
 )->None:
     "Trains from every start that is not measured yet; writes starts.csv: seed, task, miou. Errors as `fit`."
-    folder = lambda s: Path(results)/'starts'/f'seed-{s}'
+    seeds, folder = list(seeds), lambda s: Path(results)/'starts'/f'seed-{s}'
     for s in seeds: folder(s).mkdir(parents=True, exist_ok=True)
     every = [*product(seeds, (*SOURCES, START))]
     jobs  = [(str(out), folder(s), s, k, model, get_recipe(recipe), *new) for s, k in every if not (folder(s)/f'{k}.json').exists()]
@@ -209,6 +210,11 @@ def task_views(
     "The data of one task."
     return {s: self_supervised(v, key) if key in ALTERED else v.only([key]) for s, v in views.items()}
 
+def _constant_loss(of, key, statistics):
+    "The mean over all labelled pixels, as the losses of networks are."
+    labelled = of['test'].batch(np.arange(len(of['test'])))[2][key].flatten(1).sum(1).numpy()
+    return np.average(np.nan_to_num(constant_losses(of['train'], of['test'], key, statistics)), weights=labelled)
+
 def network_losses(
     views:Mapping[str, MemoryDataset], # as of `study_views`
     out:str|Path,                      # folder of the study, with a folder for each model
@@ -216,12 +222,12 @@ def network_losses(
     seeds:Iterable[int],               # of the networks
 )->pd.DataFrame:                       # columns task, model ('constant' for the best constant prediction), seed, test: the loss
     "The test losses of all networks. ValueError as `load_network`."
-    rows = []
+    rows, every = [], [*product(models, seeds)]
     for k in SOURCES:
         of = task_views(views, k)
         statistics = of['train'].statistics() if of['train'].tasks[0].kind != 'classes' else None
-        rows.append(dict(task=k, model='constant', seed=np.nan, test=np.nanmean(constant_losses(of['train'], of['test'], k, statistics))))
-        rows += [dict(task=k, model=m, seed=s, test=float(evaluate(task_network(Path(out)/m, k, s), of['test'], statistics)[k])) for m, s in product(models, seeds)]
+        rows.append(dict(task=k, model='constant', seed=np.nan, test=_constant_loss(of, k, statistics)))
+        rows += [dict(task=k, model=m, seed=s, test=float(evaluate(task_network(Path(out)/m, k, s), of['test'], statistics)[k])) for m, s in every]
     return pd.DataFrame(rows)
 
 # %% ../nbs/45_representation_study.ipynb #3a76d6f6
@@ -245,30 +251,32 @@ def _pictures(task, label, mask, outputs):
 
 def write_predictions(
     views:Mapping[str, MemoryDataset], # as of `study_views`
+    learned:Mapping[str, MemoryDataset], # with the new task, as of `new_views`
     out:str|Path,                      # folder of the study, with a folder for each model
     models:Sequence[str],              # names
     seed:int,                          # of the networks
     view:int|None=None,                # number of a test view; None: one in the middle
 )->None:
     "Writes predictions.jpg, a row for each task: what the network is given, the label, what each model predicts; and predictions.json, which says so."
-    rows, view = [], len(views['test'])//2 if view is None else view
-    for k in SOURCES:
-        of   = task_views(views, k)
-        task, (image, label, mask) = of['test'].tasks[0], of['test'][view]
-        scale, nets = TaskLosses(task, of['train'].statistics() if task.kind != 'classes' else None), [task_network(Path(out)/m, k, seed) for m in models]
+    rows, view, tasks = [], len(views['test'])//2 if view is None else view, [*SOURCES, LAYOUT.key]
+    for k in tasks:
+        of   = task_views(views, k) if k != LAYOUT.key else learned
+        load = partial(task_network, key=k, seed=seed) if k != LAYOUT.key else lambda home: load_network(home/k, k, seed)
+        task, (image, label, mask) = of['test'].tasks[0], of['test'][view if k != LAYOUT.key else len(of['test'])//2]
+        scale, nets = TaskLosses(task, of['train'].statistics() if task.kind != 'classes' else None), [load(Path(out)/m) for m in models]
         with torch.no_grad(): found = [scale.denormalise(net(image[None]))[k][0] for net in nets]
         given = np.uint8(255*image.permute(1, 2, 0).numpy() + .5)
         rows.append(np.hstack([given, *_pictures(task, label[k], mask[k], found)]))
     Image.fromarray(np.vstack(rows)).save(file := BytesIO(), 'jpeg', quality=90)
     write_bytes(Path(out)/'results'/'predictions.jpg', file.getvalue())
-    write(Path(out)/'results'/'predictions.json', json.dumps(dict(seed=seed, view=view, tasks=list(SOURCES), columns=['given', 'label', *models]), indent=1))
+    write(Path(out)/'results'/'predictions.json', json.dumps(dict(seed=seed, view=view, tasks=tasks, columns=['given', 'label', *models]), indent=1))
 
 # %% ../nbs/45_representation_study.ipynb #5e9ccec0
 SMALL = 'small' # *RSA*'s network, Table S1
 
 def train_representation_study(
     data:str|Path|None=None,       # as for `prepare_views`
-    out:str|Path='runs/transfer',  # folder of the study, of the transfer study as well, gone on with if it is there
+    out:str|Path='runs/transfer',  # folder of both studies, gone on with if it is there
     seeds:Iterable[int]=(0, 1, 2), # whole numbers: everything is trained once for each
     model:str=DEFAULT_MODEL,       # name of the large model
     recipe:str|Recipe=DEFAULT_RECIPE,
@@ -281,23 +289,27 @@ def train_representation_study(
     command:str='train_representation_study()', # what the results say that made them
     say:Callable|None=None,        # called with sentences; None: they are printed
 )->Path:                           # folder of the results
-    """All that the study needs, trained. ValueError names what cannot be, as `run`; OSError a full disk or a folder that cannot be written.
+    """All that the study needs, trained; the large networks are those of the transfer study, which is made beforehand. ValueError names what cannot be, as `run`; OSError a full disk or a folder that cannot be written.
     What was done stays, and the same call goes on from there."""
     say = say or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
     out, seeds, recipe, models = Path(out), whole_numbers('seed', seeds, 0), get_recipe(recipe), (SMALL, model)
     if model == SMALL: raise ValueError(f'the large model is {model!r}, which is the small one')
-    how, few = dict(recipe=recipe, device=device, processes=processes), replace(recipe, share=PASSES*recipe.share)
+    get_model(model, [LAYOUT])  # which says what cannot be
+    how, few = dict(recipe=recipe, device=device, processes=processes), replace(recipe, share=PASSES*recipe.share, flip=False, patience=None)
     root, other = prepare_views(data, fov, processes), Path(new or render_rooms(seed=1, processes=processes))
-    views, (learned, images) = study_views(root, size, leave_out), new_views(other, size)
-    (out/'results').mkdir(parents=True, exist_ok=True)
+    learned, images = new_views(other, size)
+    train_transfer_study(root, out, seeds, model, size=size, leave_out=leave_out, command=command, say=say, **how)
+    views = study_views(root, size, leave_out)
+    for s in seeds:
+        say(f'seed {s}: a small network for each task')
+        train_tasks(views, out/SMALL, [s], SMALL, **how)
     for s, m in product(seeds, models):
-        say(f'seed {s}: a {m} network for each task')
-        train_tasks(views, out/m, [s], m, **how)
+        say(f'seed {s}: a {m} network for the new task')
         run(named(['layout'], [LAYOUT], [s]), learned, out/m/'layout', model=m, keep=STAGES, **how | dict(recipe=few))
     measure_starts(out/model, out/'results', seeds, (str(other), size), model, few, processes, say)
     measure_similarities(out, models, seeds, images, say)
     write(out/'results'/'losses.csv', network_losses(views, out, models, seeds).to_csv(index=False))
-    write_predictions(views, out, models, seeds[0])
+    write_predictions(views, learned, out, models, seeds[0])
     about = json.loads((out/model/'tasks'/'campaign.json').read_text(encoding='utf-8'))
     write(out/'results'/'representation.json', json.dumps(dict(command=command, models=models, seeds=list(seeds), images=len(images), versions=versions(),
           recipe=about['recipe'], data=about['data'], learned={k: len(v) for k, v in learned.items()}), indent=1))

@@ -67,12 +67,10 @@ def _readable(name, run):
     if name == 'which-tasks':
         from its_a_match.grouping_methods import GroupingResults
         GroupingResults(run)
-    elif name == 'taskonomy':
-        from its_a_match.transfer_results import TransferResults
-        TransferResults(run/'results')
     else:
-        from its_a_match.transfer_results import similarity_tables
-        similarity_tables(run/'results')
+        from its_a_match.transfer_results import TransferResults, similarity_tables
+        TransferResults(run/'results')
+        if name == 'representation-similarity': similarity_tables(run/'results')
 
 def _usable(seeds, recipe):
     "A usage error for what no training could do."

@@ -4,6 +4,7 @@
 
 # %% ../nbs/46_transfer_results.ipynb #0ce4549c
 from __future__ import annotations
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -20,16 +21,29 @@ __all__ = ['JUDGES', 'TASK_CLASSES', 'SIMILARITY_TABLES', 'TransferResults', 'ra
 # %% ../nbs/46_transfer_results.ipynb #c59a952c
 JUDGES = 'full', 'scratch', 'constant' # what transfers are compared with
 
+def _read_ranks(path, names):
+    "The orders in a file, for each seed and target of `names`; ValueError if one is missing or does not fit."
+    try:
+        with np.load(path) as held: ranks = {k: held[k] for k in held.files}
+    except (FileNotFoundError, PermissionError): raise
+    except Exception as e: raise ValueError(f'{path}: it is damaged ({e})') from None  # a damaged archive fails in a dozen ways
+    for (s, t), split in product(names, ('val', 'test')):
+        if np.ndim(found := ranks.get(f'{t} {split} {s}')) != 2 or found.shape[1] != len(names[s, t]):
+            raise ValueError(f'{path}: it is damaged, for it has no order of the {len(names[s, t])} transfers to {t} on {split} images (seed {s})')
+    return ranks
+
 class TransferResults:
     "What a transfer study measured. FileNotFoundError for a file that is missing, ValueError for one that is damaged."
     def __init__(self,
         folder:str|Path, # with transfers.csv and ranks.npz
     ):
         self.folder = Path(folder)
-        self.losses = read_table(self.folder/'transfers.csv', ['val', 'test'], ['seed', 'target', 'transfer']).astype({'seed': int})
+        self.losses = read_table(path := self.folder/'transfers.csv', ['seed', 'val', 'test'], ['target', 'transfer'])
+        if not len(self.losses) or (self.losses.seed % 1 != 0).any(): raise ValueError(f"{path}: it is damaged, for {'a seed is no whole number' if len(self.losses) else 'it has no rows'}")
+        self.losses = self.losses.astype({'seed': int})
         self.seeds, self.targets = [*dict.fromkeys(self.losses.seed)], [*dict.fromkeys(self.losses.target)]
-        self._ranks = dict(np.load(self.folder/'ranks.npz'))
         self._names = {k: list(g.transfer) for k, g in self.losses.groupby(['seed', 'target'])}
+        self._ranks = _read_ranks(self.folder/'ranks.npz', self._names)
         first = {n for names in self._names.values() for n in names if n not in JUDGES and not {*'+>'} & {*n}}
         self.sources = [*self.targets, *(n for n in dict.fromkeys(self.losses.transfer) if n in first and n not in self.targets)]
 
@@ -146,5 +160,4 @@ def similarity_tables(
     folder:str|Path, # of the results
 )->dict[str, pd.DataFrame]: # {name of `SIMILARITY_TABLES`: table}
     "What a representation study measured. FileNotFoundError for a table that is missing, ValueError for one that is damaged."
-    tables = {n: read_table(Path(folder)/f'{n}.csv', numbers) for n, numbers in SIMILARITY_TABLES.items()}
-    return {n: t.assign(seed=pd.to_numeric(t.seed)) for n, t in tables.items()}
+    return {n: read_table(Path(folder)/f'{n}.csv', ['seed', *numbers]) for n, numbers in SIMILARITY_TABLES.items()}

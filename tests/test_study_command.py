@@ -12,7 +12,8 @@ from its_a_match.report import STUDIES, study_notebooks
 from its_a_match.study_command import TRAINED
 from its_a_match.transfer_results import SIMILARITY_TABLES
 
-READERS = {'which-tasks': (grouping_methods, 'GroupingResults', ''), 'representation-similarity': (transfer_results, 'similarity_tables', 'results'), 'taskonomy': (transfer_results, 'TransferResults', 'results')}
+READERS = {'GroupingResults': grouping_methods, 'TransferResults': transfer_results, 'similarity_tables': transfer_results}
+READ = {'which-tasks': dict(GroupingResults='r'), 'representation-similarity': dict(TransferResults='r/results', similarity_tables='r/results'), 'taskonomy': dict(TransferResults='r/results')}  # by what, of --run r
 ONE, CHOICE = 'it is for one study: name which-tasks, representation-similarity or taskonomy', 'choose among its-a-match, which-tasks, representation-similarity, taskonomy, rooms'
 TRAINING = {name: getattr(import_module(f'its_a_match.{module}'), function) for name, (module, function) in TRAINED.items()}
 each_study = pytest.mark.parametrize('study', TRAINED)
@@ -40,7 +41,7 @@ def calls(monkeypatch):
 def readers(monkeypatch):
     "Readers that find whatever they are to read; the folders that each was given."
     seen = {}
-    for study, (module, name, _) in READERS.items(): monkeypatch.setattr(module, name, partial(lambda study, folder: seen.update({study: str(folder)}), study))
+    for name, module in READERS.items(): monkeypatch.setattr(module, name, partial(lambda name, folder: seen.update({name: str(folder)}), name))
     return seen
 
 def said(told): return ' '.join(told.stderr.replace('│', ' ').split())
@@ -74,7 +75,7 @@ def test_values_that_cannot_be(call, calls, tmp_path, study, args, sentence):
     assert told.returncode == 2 and sentence in said(told) and not calls
 
 def test_the_studies_that_can_be_trained():
-    assert {*TRAINED} == {*READERS} < {*STUDIES} and STUDIES == {'its-a-match': '80', 'which-tasks': '81', 'representation-similarity': '82', 'taskonomy': '83', 'rooms': '84'}
+    assert {*TRAINED} == {*READ} < {*STUDIES} and STUDIES == {'its-a-match': '80', 'which-tasks': '81', 'representation-similarity': '82', 'taskonomy': '83', 'rooms': '84'}
     assert {study: f.__name__ for study, f in TRAINING.items()} == {study: function for study, (_, function) in TRAINED.items()}
 
 # ---- what it is asked to do
@@ -105,8 +106,7 @@ def test_where_networks_are(call, calls, readers, study):
     assert call('study', study, '--train', '--run', 'runs/full').returncode == 0 and str(calls['trained']['out']) == str(calls['shown'][2]) == 'runs/full' and calls['shown'][1] == [study]
     assert not readers and calls['study'] == study
     calls.clear()
-    assert call('study', study, '--run', 'runs/full').returncode == 0 and 'trained' not in calls and str(calls['shown'][2]) == 'runs/full'
-    assert readers == {study: '/'.join(('runs/full', READERS[study][2])).rstrip('/')}
+    assert call('study', study, '--run', 'r').returncode == 0 and 'trained' not in calls and str(calls['shown'][2]) == 'r' and readers == READ[study]
 
 @each_study
 def test_the_other_studies_are_shown_beside_it(call, calls, readers, study):
@@ -163,7 +163,7 @@ def test_a_number_is_as_good_as_a_name(call, calls, readers, study, args):
     for names in ((STUDIES[study],), (STUDIES[study], study)):
         assert call('study', *names, *args).returncode == 0 and calls.pop('shown')[1] == [*names]
         assert calls.pop('trained', {}).get('command') == (f'its_a_match study {study} --train' if args == ('--train',) else None) and calls.pop('study', study) == study
-    assert [*readers] == ([] if args == ('--train',) else [study])
+    assert readers == ({} if args == ('--train',) else READ[study])
 
 @pytest.mark.parametrize('studies', [['rooms', 'rooms'], ['which-tasks', '81'], ['83', '82', 'taskonomy', 'representation-similarity']])
 def test_a_study_named_twice(studies): assert len({*(found := study_notebooks(studies))}) == len(found)
@@ -175,7 +175,7 @@ def test_one_study_as_a_text(): assert study_notebooks('rooms') == study_noteboo
 
 # ---- results that are there or not
 
-MISSING = {'which-tasks': 'nowhere: there is no losses.csv', 'representation-similarity': 'nowhere/results/similarities.csv: No such file or directory', 'taskonomy': 'nowhere/results/transfers.csv: No such file or directory'}
+MISSING = {'which-tasks': 'nowhere: there is no losses.csv'} | dict.fromkeys(('representation-similarity', 'taskonomy'), 'nowhere/results/transfers.csv: No such file or directory')
 
 @each_study
 def test_a_folder_without_results(call, calls, study):
@@ -191,7 +191,9 @@ def write_results(folder):
     pd.DataFrame(dict(seed=0, target='D', transfer=['S', 'full'], val=[.5, .4], test=[.6, .3])).to_csv(folder/'transfers.csv', index=False)
     np.savez(folder/'ranks.npz', **{f'D {split} 0': np.array([[2, 1]]) for split in ('val', 'test')})
 
-@pytest.mark.parametrize('study, needs', [('representation-similarity', [f'{name}.csv' for name in SIMILARITY_TABLES]), ('taskonomy', ['transfers.csv', 'ranks.npz'])])
+TRANSFERS = ('transfers.csv', 'ranks.npz')
+
+@pytest.mark.parametrize('study, needs', [('representation-similarity', [*TRANSFERS, *(f'{name}.csv' for name in SIMILARITY_TABLES)]), ('taskonomy', TRANSFERS)])
 def test_results_of_transfers(call, calls, tmp_path, study, needs):
     write_results(tmp_path/'r'/'results')
     assert call('study', study, '--run', 'r').returncode == 0 and [str(x) for x in calls.pop('shown')] == ['out', f'[{study!r}]', 'r']
@@ -201,10 +203,39 @@ def test_results_of_transfers(call, calls, tmp_path, study, needs):
         assert (told.returncode, told.stderr) == (1, f'its_a_match: r/results/{name}: No such file or directory\n') and not calls
         (tmp_path/'aside').rename(tmp_path/'r'/'results'/name)
 
-@pytest.mark.parametrize('study, name, old, new', [('representation-similarity', 'starts.csv', 'miou', 'iou'), ('representation-similarity', 'images.csv', '0.5', 'half'), ('taskonomy', 'transfers.csv', 'test', 'tests')])
-def test_damaged_results(call, calls, tmp_path, study, name, old, new):
+def test_transfers_are_read_without_tables_of_similarity(call, calls, tmp_path):
+    write_results(tmp_path/'r'/'results')
+    for name in SIMILARITY_TABLES: (tmp_path/'r'/'results'/f'{name}.csv').unlink()
+    assert call('study', 'taskonomy', '--run', 'r').returncode == 0 and calls and call('study', 'representation-similarity', '--run', 'r').returncode == 1
+
+def is_told(call, study, name, why):
+    "Whether the file is named in one sentence that says why."
+    told = call('study', study, '--run', 'r')
+    return told.returncode == 1 and told.stderr.startswith(f'its_a_match: r/results/{name}: {why}') and told.stderr.count('\n') == 1
+
+@pytest.mark.parametrize('study, name, old, new, why', [
+    ('representation-similarity', 'starts.csv', 'miou', 'iou', "it is damaged, for it has no column 'miou'"), ('representation-similarity', 'images.csv', '0.5', 'half', "it is damaged, for images is 'half' in row 1"),
+    *(('representation-similarity', f'{name}.csv', 'seed', 'run', "it is damaged, for it has no column 'seed'") for name in SIMILARITY_TABLES),
+    *((study, 'transfers.csv', 'test', 'tests', "it is damaged, for it has no column 'test'") for study in ('representation-similarity', 'taskonomy'))])
+def test_damaged_results(call, calls, tmp_path, study, name, old, new, why):
     write_results(tmp_path/'r'/'results')
     path = tmp_path/'r'/'results'/name
     path.write_text(path.read_text().replace(old, new))
-    told = call('study', study, '--run', 'r')
-    assert told.returncode == 1 and told.stderr.startswith(f'its_a_match: r/results/{name}: ') and told.stderr.count('\n') == 1 and not calls
+    assert is_told(call, study, name, why) and not calls
+
+@pytest.mark.parametrize('study', ['representation-similarity', 'taskonomy'])
+@pytest.mark.parametrize('damage', [lambda held: b'', lambda held: b'no orders', lambda held: held[:-30], lambda held: held.replace(b'NUMPY', b'numpy')], ids=['empty', 'text', 'cut off', 'changed'])
+def test_damaged_orders(call, calls, tmp_path, study, damage):
+    write_results(tmp_path/'r'/'results')
+    path = tmp_path/'r'/'results'/'ranks.npz'
+    path.write_bytes(damage(path.read_bytes()))
+    assert is_told(call, study, 'ranks.npz', 'it is damaged (') and not calls
+
+@pytest.mark.parametrize('split', ['val', 'test'])
+@pytest.mark.parametrize('order', [None, [[1, 2, 3]], [[1]], [2, 1]])
+def test_orders_that_do_not_fit(call, calls, tmp_path, split, order):
+    "One that is not there, of more or fewer transfers than there are losses of, or not of images."
+    write_results(folder := tmp_path/'r'/'results')
+    held = {'D val 0': [[2, 1]], 'D test 0': [[2, 1]]} | {f'D {split} 0': order}
+    np.savez(folder/'ranks.npz', **{k: v for k, v in held.items() if v is not None})
+    assert is_told(call, 'taskonomy', 'ranks.npz', f'it is damaged, for it has no order of the 2 transfers to D on {split} images (seed 0)') and not calls
