@@ -292,7 +292,7 @@ def train_representation_study(
     """All that the study needs, trained; the large networks are those of the transfer study, which is made beforehand. ValueError names what cannot be, as `run`; OSError a full disk or a folder that cannot be written.
     What was done stays, and the same call goes on from there."""
     say = say or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
-    out, seeds, recipe, models = Path(out), whole_numbers('seed', seeds, 0), get_recipe(recipe), (SMALL, model)
+    out, seeds, recipe, models = Path(out), [*dict.fromkeys(whole_numbers('seed', seeds, 0))], get_recipe(recipe), (SMALL, model)
     if model == SMALL: raise ValueError(f'the large model is {model!r}, which is the small one')
     get_model(model, [LAYOUT])  # which says what cannot be
     how, few = dict(recipe=recipe, device=device, processes=processes), replace(recipe, share=PASSES*recipe.share, flip=False, patience=None)

@@ -41,8 +41,8 @@ from .tasks import DICTIONARY, GEOMETRY, TASKONOMY
 
 # %% auto #0
 __all__ = ['ALTERED', 'SOURCES', 'TARGETS', 'SHARE', 'CHAINS', 'study_views', 'train_tasks', 'task_network', 'task_networks',
-           'train_scratch', 'drawn_chains', 'constant_losses', 'target_losses', 'measure_transfers', 'prepare_views',
-           'train_transfer_study']
+           'train_scratch', 'drawn_chains', 'constant_losses', 'target_losses', 'measured_seeds', 'measure_transfers',
+           'prepare_views', 'train_transfer_study']
 
 # %% ../nbs/45_transfer_study.ipynb #4a79e885
 ALTERED = ('denoising', 'inpainting', 'colorization')  # tasks whose networks are given an altered image
@@ -113,7 +113,8 @@ def drawn_chains(
     target:str, # key
     seed:int,   # of the draw
 )->list[tuple[str, str]]: # (source, task on the way)
-    "Pairs of different tasks, neither of which is the target, the second one a task of the same images."
+    "Pairs of different tasks, neither of which is the target, the second one a task of the same images; ValueError if it is no target."
+    if target not in TARGETS: raise ValueError(f"target {target!r}: it is none of {', '.join(TARGETS)}")
     rng   = np.random.default_rng([seed, TARGETS.index(target)])
     pairs = [(s, m) for s in SOURCES for m in TARGETS if len({s, m, target}) == 3]
     return [pairs[i] for i in sorted(rng.choice(len(pairs), CHAINS, replace=False))]
@@ -136,8 +137,10 @@ def constant_losses(
     key:str,       # of a task of pixels
     statistics:pd.DataFrame, # of the labels that networks learned from
 )->np.ndarray:     # (N,), NaN for an image without a label
-    "The loss on every test image of the best prediction that is the same everywhere (of pieces: of the best probability that two pixels are of one)."
-    task, losses = next(t for t in train.tasks if t.key == key), TaskLosses([t for t in train.tasks if t.key == key], statistics)
+    """The loss on every test image of the best prediction that is the same everywhere (of pieces: of the best probability that two pixels are of one).
+    ValueError for a task that the data does not have."""
+    if not (found := [t for t in train.tasks if t.key == key]): raise ValueError(f"task {key!r}: the data has none of this key, only {', '.join(t.key for t in train.tasks)}")
+    task, losses = found[0], TaskLosses(found, statistics)
     (learned, known), (label, mask) = ((losses.normalise({key: t[key]})[key], m[key]) for t, m in (d.batch(np.arange(len(d)))[1:] for d in (only(d, [task]) for d in (train, test))))
     if task.term == 'metric': return _constant_metric(learned, known, label, mask)
     output = _constant(task, learned, known).expand(len(label), -1, *label.shape[-2:])
@@ -199,6 +202,15 @@ def _target(job):
     return seed, target
 
 # %% ../nbs/45_transfer_study.ipynb #c711e263
+def _is_there(folder, target): return all((folder/f'{target}.{end}').exists() for end in ('csv', 'npz'))
+
+def measured_seeds(
+    results:str|Path, # folder, as for `measure_transfers`
+)->list[int]:         # in order
+    "The seeds whose transfers to all targets are measured."
+    held = {int(p.name.removeprefix('seed-')): p for p in (Path(results)/'transfers').glob('seed-*')}
+    return [s for s in sorted(held) if all(_is_there(held[s], t) for t in TARGETS)]
+
 def measure_transfers(
     out:str|Path,            # folder of the networks
     results:str|Path,        # folder
@@ -207,13 +219,16 @@ def measure_transfers(
     processes:int|None=None, # how many work at once; None: one for each processor
     say:Callable=lambda sentence: 0, # called with a sentence when a target is done
 )->None:
-    "Learns and measures all transfers that are not there yet; writes transfers.csv and ranks.npz. Errors as `Transfers.learn`."
-    jobs, seeds = [], list(seeds)
-    folder = lambda s: Path(results)/'transfers'/f'seed-{s}'
+    "Learns and measures all transfers that are not there yet; writes transfers.csv and ranks.npz, of these and other seeds. Errors as `Transfers.learn`."
+    seeds, folder = list(seeds), lambda s: Path(results)/'transfers'/f'seed-{s}'
     for s in seeds: folder(s).mkdir(parents=True, exist_ok=True)
-    jobs = [(str(out), folder(s), s, t, data) for s, t in product(seeds, TARGETS) if not (folder(s)/f'{t}.npz').exists()]
-    for s, t in each(_target, jobs, processes): say(f'transfers to {t} (seed {s})')
-    tables = [pd.read_csv(folder(s)/f'{t}.csv') for s, t in product(seeds, TARGETS)]
+    jobs = [(str(out), folder(s), s, t, data) for s, t in product(seeds, TARGETS) if not _is_there(folder(s), t)]
+    try:
+        for s, t in each(_target, jobs, processes): say(f'transfers to {t} (seed {s})')
+    finally:
+        for cache in (_opened, _transfers): cache.cache_clear()  # networks may be others next time
+    seeds  = measured_seeds(results)
+    tables = [pd.read_csv(folder(s)/f'{t}.csv', dtype=str, keep_default_na=False) for s, t in product(seeds, TARGETS)]
     ranks  = {f'{t} {split} {s}': np.load(folder(s)/f'{t}.npz')[split] for s, t in product(seeds, TARGETS) for split in ('val', 'test')}
     write(Path(results)/'transfers.csv', pd.concat(tables).to_csv(index=False))
     np.savez_compressed(file := BytesIO(), **ranks)
@@ -247,23 +262,24 @@ def train_transfer_study(
     """All that the study needs, trained. ValueError names what cannot be, as `run`; OSError a full disk or a folder that cannot be written.
     What was done stays, and the same call goes on from there."""
     say = say or (lambda sentence: print(sentence, file=sys.stderr, flush=True))
-    out, seeds, recipe = Path(out), whole_numbers('seed', seeds, 0), get_recipe(recipe)
+    out, seeds, recipe = Path(out), [*dict.fromkeys(whole_numbers('seed', seeds, 0))], get_recipe(recipe)
     root, how = prepare_views(data, fov, processes), dict(recipe=recipe, device=device, processes=processes, model=model)
     views, home = study_views(root, size, leave_out), out/model
+    if (few := len(some_views(n := len(views['train']), SHARE, 0))) < recipe.batch:
+        raise ValueError(f'{root}: transfers learn from {SHARE:g} of its {n} training views, which is {few}, and a batch takes {recipe.batch}')
     for s in seeds:
         say(f'seed {s}: a network for each task')
         train_tasks(views, home, [s], **how)
         say(f'seed {s}: networks from little data')
         train_scratch(views, home, [s], **how)
         measure_transfers(home, out/'results', [s], (str(root), size, leave_out), processes, say)
-    measure_transfers(home, out/'results', seeds, (str(root), size, leave_out), processes, say)
-    _set_up(out/'results', home, views, seeds, how, command)
+    _set_up(out/'results', home, measured_seeds(out/'results'), model, command)
     return out/'results'
 
-def _set_up(results, home, views, seeds, how, command):
+def _set_up(results, home, seeds, model, command):
     "Writes setup.json and networks.csv."
     about = json.loads((home/'tasks'/'campaign.json').read_text(encoding='utf-8'))
     held  = {f: states(home/f).reset_index().assign(campaign=f) for f in ('tasks', *ALTERED, *(f'scratch/seed-{s}' for s in seeds))}
     write(results/'networks.csv', pd.concat(held.values()).to_csv(index=False))
-    write(results/'setup.json', json.dumps(dict(command=command, model=how['model'], seeds=list(seeds), share=SHARE, versions=versions(),
+    write(results/'setup.json', json.dumps(dict(command=command, model=model, seeds=seeds, share=SHARE, versions=versions(),
                                                 recipe=about['recipe'], data=about['data']), indent=1))

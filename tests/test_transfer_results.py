@@ -3,7 +3,9 @@ import numpy as np, pandas as pd, pytest
 
 from its_a_match.affinity.tournaments import transfer_affinities
 from its_a_match.supervision import taxonomy
-from its_a_match.transfer_results import JUDGES, SIMILARITY_TABLES, TransferResults, best_transfers, first_order, judged, rated, similarity_tables, win_rate
+from its_a_match.transfer_results import (JUDGES, SIMILARITY_TABLES, TASK_CLASSES, TransferResults, best_transfers, class_contrast, first_order, judged, rated,
+                                          similarity_tables, task_class, transferring_out, win_rate)
+from its_a_match.transfer_study import SOURCES
 
 NAMES = {'K': ['S', *JUDGES], 'S': ['D', 'colorization', 'D+colorization', 'colorization>D', *JUDGES], 'D': ['S', 'K', 'S+K', 'K>S', *JUDGES]}  # by target
 # the order of these on each image: a fifth one without a label of D, and of K four
@@ -127,6 +129,28 @@ def test_judged_by_results_without_the_target(r):
     chosen = taxonomy(pd.DataFrame(dict(sources=['E'], target=['N'], affinity=[1.])), 1)
     with pytest.raises(KeyError, match='N'): judged(r, chosen, 0)
 
+# ---- classes of tasks
+
+def test_every_task_has_a_class():
+    assert sorted(k for keys in TASK_CLASSES.values() for k in keys) == sorted(SOURCES) and (task_class('S'), task_class('K'), task_class('reshading')) == ('semantic', '2D', '3D')
+    with pytest.raises(KeyError, match='layout'): task_class('layout')
+
+def test_class_contrast():
+    "Of four tasks of two classes a third of all names puts the same two together; and a semantic one is of no pair."
+    near = lambda names, within, between: pd.DataFrame([[0 if a == b else within if task_class(a) == task_class(b) else between for b in names] for a in names], names, names)
+    gap, p = class_contrast(near([*'DNKE'], .125, .5), 999)
+    assert gap == .375 and p == pytest.approx(1/3, abs=.05) and round(p*1000) == pytest.approx(p*1000)
+    assert class_contrast(near([*'SDNKE'], 1, 1), 99) == (0, 1) and class_contrast(near([*'DNKE'], .5, .25), 99)[0] == -.25
+    gap, p = class_contrast(near(['D', 'N', 'reshading', 'keypoints3d', 'K', 'E', 'autoencoding', 'inpainting'], .25, 1), 999)
+    assert gap == .75 and p < .06  # two of seventy
+
+def test_transferring_out():
+    "Over the targets that two sources have in common, which neither of them is."
+    given = pd.DataFrame([[np.nan, .1, .01], [.01, np.nan, .1], [.1, .001, .1]], [*'SDK'], [*'SDN'])
+    expected = np.array([[0, 1, 2.5**.5], [1, 0, .5**.5], [2.5**.5, .5**.5, 0]])
+    found = transferring_out(given)
+    assert [*found] == [*found.index] == [*'SDK'] and found.to_numpy() == pytest.approx(expected)
+
 # ---- files that are missing or damaged
 
 @pytest.mark.parametrize('name', ['transfers.csv', 'ranks.npz'])
@@ -136,6 +160,7 @@ def test_a_file_that_is_missing(tmp_path, name):
 
 @pytest.mark.parametrize('old, new, message', [
     ('target', 'goal', "no column 'target'"), ('transfer,', 'sources,', "no column 'transfer'"), (',val', ',valid', "no column 'val'"), ('seed', 'run', "no column 'seed'"),
+    ('\n0,', '\n0.5,', 'a seed is no whole number'), ('\n0,', '\nx,', "seed is 'x' in row 1"),
     (',0.25\n', ',low\n', "test is 'low' in row 1"), (None, '', 'it is damaged'), ('\n', '', 'its last row is cut off')])
 def test_damaged_losses(tmp_path, old, new, message):
     path = write(tmp_path)/'transfers.csv'
@@ -143,6 +168,30 @@ def test_damaged_losses(tmp_path, old, new, message):
     path.write_text('' if old is None else text[:-1] if old == '\n' else text.replace(old, new, 1))
     with pytest.raises(ValueError, match='^[^\n]+$') as told: TransferResults(tmp_path)
     assert message in str(told.value) and 'transfers.csv' in str(told.value)
+
+def test_no_rows(tmp_path):
+    path = write(tmp_path)/'transfers.csv'
+    path.write_text(path.read_text().split('\n')[0] + '\n')
+    with pytest.raises(ValueError, match='transfers.csv: it is damaged, for it has no rows'): TransferResults(tmp_path)
+
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b'order', lambda b: b[:len(b)//2], lambda b: b[:60] + bytes(20) + b[80:]])
+def test_damaged_ranks(tmp_path, damage):
+    path = write(tmp_path)/'ranks.npz'
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match='ranks.npz: it is damaged'): TransferResults(tmp_path)
+
+@pytest.mark.parametrize('changes, message', [
+    ({'D val 0': np.ones((3, 6))}, r'no order of the 7 transfers to D on val images \(seed 0\)'), ({'S test 0': np.ones(7)}, 'no order of the 7 transfers to S on test images')])
+def test_ranks_that_do_not_fit_the_losses(tmp_path, changes, message):
+    write(tmp_path, **changes)
+    with pytest.raises(ValueError, match=f'ranks.npz: it is damaged, for it has {message}'): TransferResults(tmp_path)
+
+def test_ranks_of_other_targets_and_seeds(tmp_path):
+    "What is too much is no harm, what is missing is damage."
+    assert TransferResults(write(tmp_path, E=np.ones(3))).targets == ['K', 'S', 'D']
+    losses = pd.read_csv(tmp_path/'transfers.csv')
+    pd.concat([losses, losses.query('target == "K"').assign(seed=4)]).to_csv(tmp_path/'transfers.csv', index=False)
+    with pytest.raises(ValueError, match=r'no order of the 4 transfers to K on val images \(seed 4\)'): TransferResults(tmp_path)
 
 # ---- tables of a representation study
 
@@ -171,5 +220,7 @@ def test_a_table_that_is_missing_or_damaged(tables, name):
     with pytest.raises(ValueError, match=f"{name}.csv: it is damaged, for it has no column '{number}'"): similarity_tables(tables)
     path.write_text(TABLES[name][:-1])
     with pytest.raises(ValueError, match=f'{name}.csv: it is damaged, for its last row is cut off'): similarity_tables(tables)
+    path.write_text(TABLES[name].replace('seed', 'run', 1))
+    with pytest.raises(ValueError, match=f"{name}.csv: it is damaged, for it has no column 'seed'"): similarity_tables(tables)
     path.unlink()
     with pytest.raises(FileNotFoundError, match=f'{name}.csv'): similarity_tables(tables)

@@ -358,6 +358,28 @@ def test_a_target_is_measured_again_to_the_same_numbers(copied, data):
     assert {p.name: p.read_bytes() for p in folder.iterdir() if p.suffix == '.csv'} == {n: b for n, b in before.items() if n.endswith('.csv')}
     assert {n for n, t in times(copied).items() if t != old[n]} == {f'results/transfers/seed-0/D.{e}' for e in ('csv', 'npz')}
 
+def test_half_of_a_target_is_measured_again(copied, data):
+    (copied/'results'/'transfers'/'seed-0'/'S.csv').unlink()
+    assert measure(data, copied) == ['transfers to S (seed 0)']
+
+def test_other_seeds_stay(longer, data, labelled, tmp_path):
+    "A call for one seed keeps what was measured for others; a seed named twice is one."
+    out = shutil.copytree(longer[0], tmp_path/'out')
+    before, (_, said) = {n: (out/'results'/n).read_bytes() for n in ('transfers.csv', 'networks.csv', 'setup.json')}, train(data, out, seeds=(1, 1), command='its_a_match study taskonomy --train')
+    after = {n: (out/'results'/n).read_bytes() for n in before}
+    assert TransferResults(out/'results').seeds == [0, 1] and said.count('seed 1: a network for each task') == 1
+    assert after['transfers.csv'] == before['transfers.csv'] and after['networks.csv'] == before['networks.csv'] and json.loads(after['setup.json'])['seeds'] == [0, 1]
+
+def test_networks_that_are_trained_anew_are_measured_anew(copied, data):
+    "In the same folder and process."
+    part = copied/'results'/'transfers'/'seed-0'/'autoencoding.csv'
+    old  = part.read_text()
+    part.unlink()
+    assert measure(data, copied) and part.read_text() == old
+    for f in (copied/'small'/'tasks'/'networks'/'D'/'seed-0').glob('weights.*'): shutil.copy2(copied/'small'/'scratch'/'seed-0'/'networks'/'D'/'seed-0'/f.name, f)
+    part.unlink()
+    assert measure(data, copied) == ['transfers to autoencoding (seed 0)'] and part.read_text() != old
+
 def test_the_same_bits_in_another_folder(study, data, views, tmp_path):
     "All networks, and one target."
     out, parts = tmp_path/'out', study/'results'/'transfers'/'seed-0'
@@ -434,6 +456,19 @@ def test_labels_that_are_missing(tiny_rooms, tmp_path):
 def test_refused_before_training(data, labelled, tmp_path, changes, message):
     with pytest.raises((ValueError, OSError), match=message): train(data, tmp_path/'out', **changes)
     assert not [*tmp_path.rglob('weights.safetensors')]
+
+def test_too_few_views_for_a_batch(data, labelled, tmp_path):
+    "An eighth of 64."
+    with pytest.raises(ValueError, match='^[^ ]+: transfers learn from 0.125 of its 64 training views, which is 8, and a batch takes 16$'):
+        train(data, tmp_path/'out', recipe=get_recipe('balanced', epochs=1, batch=16))
+    assert not (tmp_path/'out').exists()
+
+@pytest.mark.parametrize('target', ['colorization', 'nope'])
+def test_no_such_target(target):
+    with pytest.raises(ValueError, match=f"^target '{target}': it is none of S, D, "): drawn_chains(target, 0)
+
+def test_a_constant_of_no_task(given_data):
+    with pytest.raises(ValueError, match="^task 'x': the data has none of this key, only a, "): constant_losses(*given_data, 'x', None)
 
 def test_no_data(tmp_path):
     with pytest.raises(ValueError, match='nowhere'): train(tmp_path/'nowhere', tmp_path/'out')

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from its_a_match.archive import read_table
 from its_a_match.models import DEFAULT_MODEL
 from its_a_match.recipes import DEFAULT_RECIPE, get_recipe
-from its_a_match.representation_study import COMPARED, COUNTS, DRAWS, LEARNED, SMALL, STAGES, START
+from its_a_match.representation_study import COMPARED, COUNTS, DRAWS, LAYOUT, LEARNED, SMALL, STAGES, START
 from its_a_match.transfer_results import JUDGES, TransferResults, first_order, rated, similarity_tables
 from its_a_match.transfer_study import ALTERED, SHARE, SOURCES, TARGETS, drawn_chains
 
@@ -98,17 +98,17 @@ def test_losses(tables):
     assert np.isfinite(found.test).all() and (found.test > 0).all()
 
 def test_predictions(r, about):
-    "A row of pictures for each task, a column for each of `columns`."
+    "A row of pictures for each task, the new one as well; a column for each of `columns`."
     said = about['predictions']
-    assert said['columns'] == ['given', 'label', *MODELS] and tuple(said['tasks']) == SOURCES and said['seed'] in SEEDS and 0 <= said['view'] < 300
-    assert Image.open(r.folder/'predictions.jpg').size == (64*4, 64*16)
+    assert said['columns'] == ['given', 'label', *MODELS] and said['tasks'] == [*SOURCES, LAYOUT.key] and said['seed'] in SEEDS and 0 <= said['view'] < 300
+    assert Image.open(r.folder/'predictions.jpg').size == (64*4, 64*17)
 
 # ---- both
 
 def test_both_are_of_the_same_networks(about):
     setup, other = about['setup'], about['representation']
-    for name, study in (('setup', 'taskonomy'), ('representation', 'representation-similarity')):
-        assert about[name]['command'] == f'its_a_match study {study} --train'
+    both = 'its_a_match study representation-similarity --train'  # which makes the transfers, too
+    assert other['command'] == both and setup['command'] in (both, 'its_a_match study taskonomy --train')
     assert setup['recipe'] == other['recipe'] == asdict(get_recipe(DEFAULT_RECIPE)) and setup['data'] == other['data']
     assert setup['seeds'] == other['seeds'] == SEEDS and setup['model'] == DEFAULT_MODEL and other['models'] == MODELS and setup['share'] == SHARE
     assert {s: (d['views'], d['shape'], {*d['labels']}) for s, d in setup['data'].items()} == {
