@@ -66,7 +66,7 @@ def rated(
     split:str='val',    # whose images decide: 'val' to choose by, 'test' to report
     orders:int|None=None, # of the transfers that take part, at most; None: all
 )->pd.DataFrame:        # columns sources ('D+N'), target, affinity, which adds up to 1 for each target
-    "The affinity of every transfer; errors as `TransferResults.ranks`."
+    "The affinity of every transfer; KeyError for a seed or split that there is not."
     tables = {}
     for t in results.targets:
         table = results.ranks(t, seed, split)
@@ -80,7 +80,7 @@ def first_order(
     split:str='test', # whose images decide
     orders:int|None=None, # of the transfers that take part, at most; None: all
 )->pd.DataFrame:      # rows partner (the source), columns target
-    "The affinities of transfers from one source; errors as `TransferResults.ranks`."
+    "The affinities of transfers from one source; KeyError for a seed or split that there is not."
     table = rated(results, seed, split, orders)
     return affinity_matrix({t: g.set_index('sources').affinity for t, g in table.groupby('target', sort=False)})[results.targets]
 
