@@ -169,7 +169,7 @@ def measure_starts(
 
 # %% ../nbs/45_representation_study.ipynb #a8e2d420
 STAGES = tuple(i/10 for i in range(1, 11)) # of the new task's training
-COUNTS = (*range(100, 1000, 100), *range(1000, 2001, 200)) # of images
+COUNTS = (100, 200, 300, 400, 500, 700, 1000, 1400, 2000) # of images
 DRAWS  = 10 # of as many images
 
 def _fewer_images(matrix, matrices, seed):
@@ -181,26 +181,35 @@ def _fewer_images(matrix, matrices, seed):
             rows.append(dict(seed=seed, images=k, draw=d, pearson=ranking(matrix, matrices, part).corr(whole)))
     return pd.DataFrame(rows)
 
+def _similarities(job):
+    "The tables of one seed. All dissimilarities are ranked once."
+    out, (small, large), seed, images = job
+    of = {(m, k): net for m in (small, large) for k, net in task_networks(Path(out)/m, seed).items()}
+    new = {(m, f): load_network(Path(out)/m/'layout', 'layout', seed, f) for m in (small, large) for f in STAGES}
+    tasks   = {m: network_dissimilarities({k: net for (n, k), net in of.items() if n == m}, images) for m in (small, large)}
+    layouts = {at: network_dissimilarities({'layout': net}, images)['layout'] for at, net in new.items()}
+    alike   = np.asarray(correlations([*tasks[small].values(), *tasks[large].values(), *layouts.values()]))
+    n, keys, pairs, stages = len(tasks[large]), [*tasks[large]], [], []
+    for i, m in enumerate((small, large)):
+        table = pairwise(alike[i*n:(i + 1)*n, i*n:(i + 1)*n], keys)
+        pairs.append(table.stack().rename('similarity').reset_index().assign(seed=seed, model=m))
+    for (m, stage), row in zip(layouts, alike[2*n:, n:2*n]): stages.append(pd.DataFrame(dict(task=keys, similarity=row, seed=seed, model=m, stage=stage)))
+    return dict(similarities=pd.concat(pairs), stages=pd.concat(stages), images=_fewer_images(layouts[small, STAGES[-1]], tasks[large], seed))
+
 def measure_similarities(
     out:str|Path,              # folder of the study, with a folder for each model
     models:Sequence[str],      # names: the small one, the large one
     seeds:Iterable[int],       # of the networks
     images:Dataset,            # to compare networks on
     say:Callable=lambda sentence: 0, # called with a sentence for each seed
+    processes:int|None=1,      # how many seeds at once; None: one for each processor
 )->None:
     "Writes similarities.csv, stages.csv and images.csv. ValueError as `load_network`."
-    tables, (small, large) = {n: [] for n in ('similarities', 'stages', 'images')}, models
-    for s in seeds:
-        of = {m: network_dissimilarities(task_networks(Path(out)/m, s), images) for m in models}
-        for m in models:
-            pairs = similarities(of[m]).stack().rename('similarity').reset_index()
-            tables['similarities'].append(pairs.assign(seed=s, model=m))
-            for stage in STAGES:
-                matrix = network_dissimilarities({'layout': load_network(Path(out)/m/'layout', 'layout', s, stage)}, images)['layout']
-                tables['stages'].append(ranking(matrix, of[large]).reset_index().assign(seed=s, model=m, stage=stage))
-                if m == small and stage == STAGES[-1]: tables['images'].append(_fewer_images(matrix, of[large], s))
+    found, seeds = [], list(seeds)
+    for s, tables in zip(seeds, each(_similarities, [(str(out), models, s, images) for s in seeds], processes)):
+        found.append(tables)
         say(f'similarities (seed {s})')
-    for n, parts in tables.items(): write(Path(out)/'results'/f'{n}.csv', pd.concat(parts).to_csv(index=False))
+    for n in found[0]: write(Path(out)/'results'/f'{n}.csv', pd.concat([t[n] for t in found]).to_csv(index=False))
 
 # %% ../nbs/45_representation_study.ipynb #501540d3
 def task_views(
@@ -307,7 +316,7 @@ def train_representation_study(
         say(f'seed {s}: a {m} network for the new task')
         run(named(['layout'], [LAYOUT], [s]), learned, out/m/'layout', model=m, keep=STAGES, **how | dict(recipe=few))
     measure_starts(out/model, out/'results', seeds, (str(other), size), model, few, processes, say)
-    measure_similarities(out, models, seeds, images, say)
+    measure_similarities(out, models, seeds, images, say, processes)
     write(out/'results'/'losses.csv', network_losses(views, out, models, seeds).to_csv(index=False))
     write_predictions(views, learned, out, models, seeds[0])
     about = json.loads((out/model/'tasks'/'campaign.json').read_text(encoding='utf-8'))
