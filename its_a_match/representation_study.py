@@ -184,17 +184,15 @@ def _fewer_images(matrix, matrices, seed):
 def _similarities(job):
     "The tables of one seed. All dissimilarities are ranked once."
     out, (small, large), seed, images = job
-    of = {(m, k): net for m in (small, large) for k, net in task_networks(Path(out)/m, seed).items()}
-    new = {(m, f): load_network(Path(out)/m/'layout', 'layout', seed, f) for m in (small, large) for f in STAGES}
-    tasks   = {m: network_dissimilarities({k: net for (n, k), net in of.items() if n == m}, images) for m in (small, large)}
-    layouts = {at: network_dissimilarities({'layout': net}, images)['layout'] for at, net in new.items()}
-    alike   = np.asarray(correlations([*tasks[small].values(), *tasks[large].values(), *layouts.values()]))
-    n, keys, pairs, stages = len(tasks[large]), [*tasks[large]], [], []
-    for i, m in enumerate((small, large)):
-        table = pairwise(alike[i*n:(i + 1)*n, i*n:(i + 1)*n], keys)
-        pairs.append(table.stack().rename('similarity').reset_index().assign(seed=seed, model=m))
-    for (m, stage), row in zip(layouts, alike[2*n:, n:2*n]): stages.append(pd.DataFrame(dict(task=keys, similarity=row, seed=seed, model=m, stage=stage)))
-    return dict(similarities=pd.concat(pairs), stages=pd.concat(stages), images=_fewer_images(layouts[small, STAGES[-1]], tasks[large], seed))
+    tasks = {m: network_dissimilarities(task_networks(Path(out)/m, seed), images) for m in (small, large)}
+    new   = {m: {f: network_dissimilarities({'layout': load_network(Path(out)/m/'layout', 'layout', seed, f)}, images)['layout'] for f in STAGES} for m in (small, large)}
+    every, keys = similarities({f'{m} {k}': x for m in (small, large) for k, x in (tasks[m] | new[m]).items()}), [*tasks[large]]
+    part  = lambda m, rows, of, columns: every.loc[[f'{m} {r}' for r in rows], [f'{of} {c}' for c in columns]].set_axis([*rows]).set_axis([*columns], axis=1)
+    long  = lambda table, m, **names: table.rename_axis(**names).stack().rename('similarity').reset_index().assign(seed=seed, model=m)
+    pairs = [long(part(m, keys, m, keys), m, index='partner', columns='target') for m in (small, large)]
+    stages = [long(part(m, STAGES, large, keys), m, index='stage', columns='task') for m in (small, large)]
+    return dict(similarities=pd.concat(pairs), stages=pd.concat(stages)[['task', 'similarity', 'seed', 'model', 'stage']],
+                images=_fewer_images(new[small][STAGES[-1]], tasks[large], seed))
 
 def measure_similarities(
     out:str|Path,              # folder of the study, with a folder for each model
